@@ -1,0 +1,1 @@
+"""inkwash trains, explains, evaluates and serves image diffusion models."""

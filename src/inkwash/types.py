@@ -1,0 +1,194 @@
+"""The contract between the parts: what each is given, what it answers, and in which shapes.
+
+Time runs from t = 0 (data) to t = 1 (noise) everywhere. Times and path coefficients are float64 and live on the
+host: they are a handful of numbers, decisions about them must not wait for an accelerator, and some accelerators
+have no float64. `Coeffs.like` brings them to a picture's device and dtype where the arithmetic happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from inkwash.model import Model
+
+
+class Component:
+    """Base of every frozen dataclass that is its own configuration: `Ddim(eta=0.5)`, `Linear()`, `UNet(...)`.
+
+    Each ends with a keyword-only field `kind`, the name by which a recipe tells it from its siblings.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}  # a misspelt key in a recipe is an error
+
+
+class Coeffs(NamedTuple):
+    """A path's coefficients and their time derivatives at given times: x_t = alpha·x0 + sigma·eps.
+
+    Four float64 tensors of one shape: [B] for a batch, [N+1, B] for a whole grid of times.
+    """
+
+    alpha: Tensor
+    sigma: Tensor
+    dalpha: Tensor
+    dsigma: Tensor
+
+    def at(self, i: int | slice) -> Coeffs:
+        """The coefficients at step i (or a slice of steps) of a grid."""
+        return Coeffs(*(c[i] for c in self))
+
+    def like(self, x: Tensor) -> Coeffs:
+        """The same numbers on x's device and in its dtype, with singleton axes so that they multiply x [B, ...]."""
+        return Coeffs(*(like(c, x) for c in self))
+
+
+def like(c: Tensor, x: Tensor) -> Tensor:
+    """Cast c [..., B] to x's device and dtype as [..., B, 1, ..., 1], to be multiplied with x [B, ...]."""
+    return c.to(device=x.device, dtype=x.dtype, non_blocking=True).reshape(*c.shape, *(1,) * (x.ndim - 1))
+
+
+class Path(Protocol):
+    """How data and noise are mixed at each time. A frozen dataclass; see `inkwash.paths`."""
+
+    def __call__(self, t: Tensor) -> Coeffs:
+        """The coefficients at times t in [0, 1], of any shape; float64."""
+        ...
+
+    def time(self, ratio: Tensor) -> Tensor:
+        """The inverse of sigma/alpha: the time at which the noise-to-signal ratio (0 to inf) is `ratio`."""
+        ...
+
+    def snap(self, t: Tensor) -> Tensor:
+        """The times this path can be trained at, nearest above t: t itself, or the next entry of a table."""
+        ...
+
+
+Target = Callable[[Coeffs], tuple[Tensor, Tensor]]
+"""What a network predicts, y = a·x0 + b·eps: coefficients in, (a, b) of the same shape out. See `inkwash.targets`."""
+
+
+class Denoised(NamedTuple):
+    """A denoiser's answer, each [B, ...]: its estimates of the clean data and of the noise in x.
+
+    They always satisfy x = alpha·x0 + sigma·eps. `var_mix` is for learned variances: where between the small and
+    the large posterior variance this element lies.
+    """
+
+    x0: Tensor
+    eps: Tensor
+    var_mix: Tensor | None = None
+
+
+class Query(NamedTuple):
+    """A sampler's question: "what do you see in x [B, ...] at times t [B]?".
+
+    s [B] equals t except for a deterministic few-step jump, which asks for the mean velocity from t to s.
+    Examples of one batch may be at different times.
+    """
+
+    x: Tensor
+    t: Tensor
+    s: Tensor
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the pictures should show, row by row. A field that is None is absent from the model altogether.
+
+    label: [B] int64 class indices; -1 is the null label, which means "any class".
+    """
+
+    label: Tensor | None = None
+
+    def null(self) -> Condition:
+        """The same condition with every row replaced by its null: what classifier-free guidance pushes away from."""
+        return replace(self, label=None if self.label is None else torch.full_like(self.label, -1))
+
+    def drop(self, mask: Tensor) -> Condition:
+        """Replace the rows where mask [B] (bool) is true by their null."""
+        return replace(self, label=None if self.label is None else self.label.masked_fill(mask.to(self.label.device), -1))
+
+    def map(self, f: Callable[[Tensor], Tensor]) -> Condition:
+        """Apply f to every tensor present: to move the condition, or to pick rows of it."""
+        return Condition(**{n: None if v is None else f(v) for n, v in self._items()})
+
+    def cat(self, other: Condition) -> Condition:
+        """The rows of self followed by those of other; both must have the same fields."""
+        return Condition(**{n: None if v is None else torch.cat([v, getattr(other, n)]) for n, v in self._items()})
+
+    def _items(self) -> list[tuple[str, Any]]:
+        return [(f.name, getattr(self, f.name)) for f in fields(self)]
+
+
+class Denoiser(Protocol):
+    """Answers a sampler's queries: a `Model`, or a wrapper around one (guidance, clipping, chunking)."""
+
+    def __call__(self, query: Query, cond: Condition) -> Denoised:
+        """Estimate data and noise in query.x."""
+        ...
+
+
+class Noise(Protocol):
+    """Randomness as a pure function of (seed, sample index, step, stream): see `inkwash.noise.Philox`."""
+
+    def __call__(self, like: Tensor, step: int, stream: int = 0) -> Tensor:
+        """Standard normals of like's shape [B, ...], device and dtype; row i depends on sample index i alone."""
+        ...
+
+    def uniform(self, step: int, stream: int = 0) -> Tensor:
+        """One uniform number in (0, 1) per sample: [B], float64, on the host."""
+        ...
+
+    def at(self, index: Tensor) -> Noise:
+        """The same seed for other sample indices [B]."""
+        ...
+
+
+class Sampler(Protocol):
+    """A frozen dataclass whose call is a coroutine: it yields queries, is sent answers, and returns the final x.
+
+    times: [N+1, B] float64 from noise to data; x: [B, ...] at times[0].
+    """
+
+    def __call__(self, path: Path, x: Tensor, times: Tensor, noise: Noise) -> Generator[Query, Denoised, Tensor]:
+        """Start the coroutine; `inkwash.drive.drive` runs it to the end."""
+        ...
+
+
+class Batch(NamedTuple):
+    """What an objective is given.
+
+    x0: [B, ...] floats; cond: its condition; index: [B] int64 on the host, the running number of each example in
+    the whole run (step·size + position in the batch), to which all its randomness is tied; size: the number of
+    examples in the whole batch over all ranks and accumulated parts; eps: noise paired with x0, where it is given.
+    """
+
+    x0: Tensor
+    cond: Condition
+    index: Tensor
+    size: int
+    eps: Tensor | None = None
+
+
+class Objective(Protocol):
+    """What training minimises. A teacher, where there is one, is bound when the objective is built."""
+
+    def __call__(self, model: Model, batch: Batch, noise: Noise, progress: float) -> Tensor:
+        """The loss of each example, [B], float32; progress in [0, 1] is how much of the run is done."""
+        ...
+
+
+class Net(Protocol):
+    """A network: (x [B, ...], t_emb [B], s_emb [B], condition) -> a tensor of x's shape.
+
+    t_emb and s_emb are the model's reading of the two times (about 0 to 1000), float32.
+    """
+
+    def __call__(self, x: Tensor, t_emb: Tensor, s_emb: Tensor, cond: Condition) -> Tensor:
+        """Predict the target."""
+        ...
