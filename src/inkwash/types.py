@@ -111,7 +111,9 @@ class Condition:
 
     def drop(self, mask: Tensor) -> Condition:
         """Replace the rows where mask [B] (bool) is true by their null."""
-        return replace(self, label=None if self.label is None else self.label.masked_fill(mask.to(self.label.device), -1))
+        return replace(
+            self, label=None if self.label is None else self.label.masked_fill(mask.to(self.label.device), -1)
+        )
 
     def map(self, f: Callable[[Tensor], Tensor]) -> Condition:
         """Apply f to every tensor present: to move the condition, or to pick rows of it."""
@@ -163,14 +165,14 @@ class Sampler(Protocol):
 class Batch(NamedTuple):
     """What an objective is given.
 
-    x0: [B, ...] floats; cond: its condition; index: [B] int64 on the host, the running number of each example in
+    x0: [B, ...] floats; cond: its condition; number: [B] int64 on the host, the running number of each example in
     the whole run (step·size + position in the batch), to which all its randomness is tied; size: the number of
     examples in the whole batch over all ranks and accumulated parts; eps: noise paired with x0, where it is given.
     """
 
     x0: Tensor
     cond: Condition
-    index: Tensor
+    number: Tensor
     size: int
     eps: Tensor | None = None
 

@@ -1,0 +1,101 @@
+"""Wrappers that take a denoiser and give a denoiser: guidance, clipping, fixed chunks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from inkwash.types import Condition, Denoised, Denoiser, Path, Query, like
+
+
+@dataclass(frozen=True)
+class Guided:
+    """Classifier-free guidance (Ho and Salimans 2022): u + scale·(c - u) of the null and the conditional answer.
+
+    scale: a number, or one per row [B] on the host. 1 is the conditional model bit for bit and costs nothing; 0 is the
+    unconditional one. Only rows with another scale get a second, unconditional half, in the same batched call.
+    """
+
+    denoiser: Denoiser
+    scale: float | Tensor
+
+    def __call__(self, query: Query, cond: Condition) -> Denoised:
+        """The guided estimates."""
+        scale = torch.as_tensor(self.scale, dtype=torch.float64).expand(len(query.x))
+        rows = (scale != 1).nonzero().flatten()
+        if len(rows) == 0:
+            return self.denoiser(query, cond)
+        here = rows.to(query.x.device)
+        both = Query(
+            torch.cat([query.x, query.x[here]]),
+            torch.cat([query.t, query.t[rows]]),
+            torch.cat([query.s, query.s[rows]]),
+        )
+        n = len(query.x)
+        answer = self.denoiser(both, cond.cat(cond.map(lambda v: v[rows.to(v.device)]).null()))
+        w = like(scale[rows], query.x)
+
+        def push(y: Tensor) -> Tensor:
+            c, u = y[:n], y[n:]
+            return c.index_copy(0, here, u + w * (c[here] - u))
+
+        var_mix = None if answer.var_mix is None else answer.var_mix[:n]
+        return Denoised(push(answer.x0), push(answer.eps), var_mix)
+
+
+@dataclass(frozen=True)
+class Clipped:
+    """The estimate of the data kept within [low, high], and the noise recomputed to match it.
+
+    With the noise recomputed, an ancestral step has exactly DDPM's posterior mean with the clipped x0 (math.md, eq. 8).
+    At sigma = 0 there is no noise to recompute and it is left as it is.
+    """
+
+    denoiser: Denoiser
+    path: Path
+    low: float = -1.0
+    high: float = 1.0
+
+    def __call__(self, query: Query, cond: Condition) -> Denoised:
+        """The clipped estimates."""
+        answer = self.denoiser(query, cond)
+        c = self.path(query.t)
+        x0 = answer.x0.clamp(self.low, self.high)
+        inverse = torch.where(c.sigma > 0, 1 / c.sigma, 0.0)
+        eps = answer.eps + like(c.alpha * inverse, query.x) * (answer.x0 - x0)
+        return answer._replace(x0=x0, eps=eps)
+
+
+@dataclass(frozen=True)
+class Chunked:
+    """Every call cut into pieces of exactly `size` rows, the last one filled up with copies of its first row.
+
+    Kernels for convolution and matrix products are chosen by batch size and differ in the last bits; with one fixed
+    size a picture has the same bits whatever it is drawn together with.
+    """
+
+    denoiser: Denoiser
+    size: int
+
+    def __call__(self, query: Query, cond: Condition) -> Denoised:
+        """The same answers, computed in chunks."""
+        n = len(query.x)
+        if n == self.size:
+            return self.denoiser(query, cond)
+        pieces = []
+        for start in range(0, n, self.size):
+            row = torch.arange(start, start + self.size)
+            row = torch.where(row < n, row, start)
+            part = Query(query.x[row.to(query.x.device)], query.t[row], query.s[row])
+            answer = self.denoiser(part, cond.map(lambda v, row=row: v[row.to(v.device)]))  # type: ignore[misc]
+            keep = min(self.size, n - start)
+            var_mix = None if answer.var_mix is None else answer.var_mix[:keep]
+            pieces.append(Denoised(answer.x0[:keep], answer.eps[:keep], var_mix))
+        var_mixes = [p.var_mix for p in pieces if p.var_mix is not None]
+        return Denoised(
+            torch.cat([p.x0 for p in pieces]),
+            torch.cat([p.eps for p in pieces]),
+            torch.cat(var_mixes) if var_mixes else None,
+        )
