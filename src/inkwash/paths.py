@@ -159,7 +159,7 @@ class Table(Component):
         """The t at which sigma/alpha is `ratio`; ratios beyond the table's end give 1."""
         angle = ratio.double().atan().clamp(max=self._angles[-1])
         i = torch.searchsorted(self._angles, angle.contiguous(), right=True).sub(1).clamp(0, self.steps - 1)
-        low, high = i / self.steps, (i + 1) / self.steps
+        low, high = i.double() / self.steps, (i + 1).double() / self.steps
         for _ in range(55):  # bisection: the interpolant is monotone, and 55 halvings reach the last bit
             mid = (low + high) / 2
             c = self(mid)
@@ -183,10 +183,16 @@ class Table(Component):
 
     @cached_property
     def _slopes(self) -> Tensor:
-        """The interpolant's slope at each entry: its neighbours' harmonic mean secant, which cannot overshoot."""
+        """The interpolant's slope at each entry, from three points, kept below three times its neighbours' secants.
+
+        That bound makes the cubic monotone (Fritsch and Carlson 1980, sec. 3).
+        """
         secant = self._angles.diff()
-        inner = 2 * secant[1:] * secant[:-1] / (secant[1:] + secant[:-1])
-        return torch.cat([secant[:1], inner, secant[-1:]])
+        outer = (secant[:1] * 1.5 - secant[1:2] / 2, secant[-1:] * 1.5 - secant[-2:-1] / 2) if len(secant) > 1 else ()
+        first, last = outer or (secant, secant)
+        slope = torch.cat([first, (secant[1:] + secant[:-1]) / 2, last])
+        bound = 3 * torch.minimum(torch.cat([secant, secant[-1:]]), torch.cat([secant[:1], secant]))
+        return slope.clamp(min=0).minimum(bound)
 
     def _hermite(self, i: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return self._angles[i], self._angles[i + 1], self._slopes[i], self._slopes[i + 1]
