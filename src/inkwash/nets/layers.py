@@ -1,0 +1,127 @@
+"""The pieces networks are made of: time and label embedding, attention, normalisation, the residual block."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from inkwash.types import Condition
+
+GROUP = 16
+"""Channels per normalisation group. Below 16, the CPU's group norm leaves its vector path: 7 times slower in bf16."""
+
+
+def sinusoids(t: Tensor, n: int, max_period: float = 10_000.0) -> Tensor:
+    """Cosines and sines of t [B] at n frequencies max_period^(-i/n), i = 0 .. n-1: [B, 2n], in t's precision.
+
+    The fastest turns by one radian per unit of t (of about 1000), the slowest hardly at all (Vaswani et al. 2017).
+    """
+    i = torch.arange(n, device=t.device, dtype=t.dtype)
+    angles = t[:, None] * torch.exp(i * (-math.log(max_period) / n))
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+class Embedding(nn.Module):
+    """What every block is told: the time and, for a model with classes, the label, as one vector [B, width].
+
+    frequencies: of the sinusoids of t_emb. classes: 0 for a model without labels; otherwise the label table has
+    classes + 1 rows, of which row 0 is the null label -1.
+    """
+
+    def __init__(self, width: int, classes: int, frequencies: int = 64) -> None:
+        super().__init__()
+        self.frequencies = frequencies
+        self.classes = classes
+        self.time_in = nn.Linear(2 * frequencies, width)
+        self.time_out = nn.Linear(width, width)
+        self.label = nn.Embedding(classes + 1, width) if classes > 0 else None
+        if self.label is not None:
+            nn.init.normal_(self.label.weight, std=0.02)
+
+    def forward(self, t_emb: Tensor, cond: Condition) -> Tensor:
+        """Embed t_emb [B] and cond. ValueError where a label is missing, or given to a model that has none."""
+        waves = sinusoids(t_emb, self.frequencies).to(self.time_in.weight.dtype)
+        e: Tensor = self.time_out(F.silu(self.time_in(waves)))
+        if self.label is None:
+            if cond.label is not None:
+                raise ValueError("This model was built without classes and takes no label: pass Condition().")
+            return F.silu(e)
+        if cond.label is None:
+            raise ValueError(
+                f"This model was built for {self.classes} classes and needs a label for every row: pass "
+                f"Condition(label=...), 0 to {self.classes - 1}, or -1 for any class."
+            )
+        return F.silu(e + self.label(cond.label.to(e.device) + 1))
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k' / sqrt(d)) v over tokens; q, k, v and the result are [B, heads, tokens, d].
+
+    Through `scaled_dot_product_attention`, except for the few tokens of a small picture on a CPU, where two plain
+    matrix products and a softmax take a third of the fused kernel's time (measured, forward and backward).
+    """
+    few = 256 if q.dtype == torch.bfloat16 else 128
+    if q.device.type != "cpu" or k.shape[-2] > few:
+        return F.scaled_dot_product_attention(q, k, v)
+    weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    out: Tensor = weights.softmax(dim=-1) @ v
+    return out
+
+
+def norm(channels: int) -> nn.GroupNorm:
+    """Group norm with groups of 16 channels, or one group where 16 does not divide them."""
+    return nn.GroupNorm(channels // GROUP if channels % GROUP == 0 else 1, channels)
+
+
+def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
+    """The layer with weights and bias zero, so that what it ends contributes nothing at first."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+class ResBlock(nn.Module):
+    """x + conv(silu(norm(h)·(1 + scale) + shift)) with h = conv(silu(norm(x))): two 3x3 convolutions, told the time.
+
+    Scale and shift [B, C, 1, 1] come from the embedding (Dhariwal & Nichol 2021). The last convolution starts at zero.
+    """
+
+    def __init__(self, channels: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.norm1 = norm(channels)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm2 = norm(channels)
+        self.conv2 = zeroed(nn.Conv2d(channels, channels, 3, padding=1))
+
+    def forward(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """x [B, C, H, W] to the same shape."""
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = F.silu(torch.addcmul(shift, self.norm2(h), scale + 1))
+        if self.dropout > 0:
+            h = F.dropout(h, self.dropout, self.training)
+        out: Tensor = x + self.conv2(h)
+        return out
+
+
+class SelfAttention(nn.Module):
+    """x + attention over all positions of x [B, C, H, W]. The output projection starts at zero."""
+
+    def __init__(self, channels: int, head_dim: int) -> None:
+        super().__init__()
+        self.heads = max(1, channels // head_dim)
+        self.norm = norm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = zeroed(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, H, W] to the same shape."""
+        B, C, H, W = x.shape
+        qkv = self.qkv(self.norm(x)).permute(0, 2, 3, 1).reshape(B, H * W, 3, self.heads, C // self.heads)
+        h = attention(*qkv.permute(2, 0, 3, 1, 4).unbind(0))
+        out: Tensor = x + self.out(h.transpose(1, 2).reshape(B, H, W, C).permute(0, 3, 1, 2))
+        return out

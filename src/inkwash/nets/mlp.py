@@ -1,0 +1,65 @@
+"""A residual multilayer perceptron, for points in the plane and other plain vectors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from inkwash.nets.layers import Embedding
+from inkwash.types import Component, Condition
+
+
+@dataclass(frozen=True)
+class MLP(Component):
+    """A perceptron's configuration: `depth` residual blocks of `width` units, each told the time and the label.
+
+    Raises ValueError for sizes below 1.
+    """
+
+    width: int = 128
+    depth: int = 3
+    kind: Literal["mlp"] = field(default="mlp", kw_only=True, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("width", "depth"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"MLP {name} is {getattr(self, name)}: it must be 1 or more.")
+
+    def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
+        """The module for vectors of shape (D,), with labels 0 .. classes - 1 (0: without labels)."""
+        if len(shape) != 1:
+            raise ValueError(f"An MLP takes vectors (D,), not data of shape {shape}: use a UNet for pictures.")
+        return _Module(self, shape[0], classes)
+
+
+class _Module(nn.Module):
+    """x + W2 silu((1 + scale)·W1 x + shift), `depth` times, between two linear layers; the last starts at zero."""
+
+    def __init__(self, config: MLP, features: int, classes: int) -> None:
+        super().__init__()
+        width, depth = config.width, config.depth
+        self.features = features
+        self.embed = Embedding(width, classes)
+        self.modulation = nn.Linear(width, 2 * width * depth)
+        self.first = nn.Linear(features, width)
+        self.into = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.back = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.last = nn.Linear(width, features)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, x: Tensor, t_emb: Tensor, s_emb: Tensor, cond: Condition) -> Tensor:
+        """Predict the target for x [B, D] at t_emb [B]; s_emb [B] is for few-step models and is not looked at."""
+        if x.ndim != 2 or x.shape[1] != self.features:
+            raise ValueError(f"This MLP takes vectors [B, {self.features}], not {list(x.shape)}.")
+        modulation = self.modulation(self.embed(t_emb, cond)).chunk(2 * len(self.into), dim=1)
+        h = self.first(x)
+        for i, (into, back) in enumerate(zip(self.into, self.back, strict=True)):
+            scale, shift = modulation[2 * i], modulation[2 * i + 1]
+            h = h + back(F.silu(torch.addcmul(shift, into(h), scale + 1)))
+        out: Tensor = self.last(F.silu(h))
+        return out
