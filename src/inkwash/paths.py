@@ -32,7 +32,7 @@ class Linear(Component):
 
     def time(self, ratio: Tensor) -> Tensor:
         """The t with t/(1 - t) = ratio; infinity gives 1."""
-        return 1.0 - 1.0 / (1.0 + ratio.double())
+        return -torch.expm1(-torch.log1p(ratio.double()))  # 1 - 1/(1 + ratio), which keeps its digits near 0
 
     def snap(self, t: Tensor) -> Tensor:
         """Every time can be trained at: t itself."""
@@ -169,7 +169,8 @@ class Table(Component):
 
     def snap(self, t: Tensor) -> Tensor:
         """The entry at or after t, i = 1..T: t uniform in (0, 1] gives i uniform in 1..T."""
-        return (t * self.steps).ceil().clamp(1, self.steps) / self.steps
+        # Rounding may put i/T·T above i, and ceil would then skip to the next entry.
+        return (t * self.steps - 1e-9).ceil().clamp(1, self.steps) / self.steps
 
     @cached_property
     def _betas(self) -> Tensor:
