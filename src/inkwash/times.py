@@ -74,7 +74,7 @@ def draw(density: Density, batch: Batch, noise: Noise) -> Tensor:
     for step in torch.unique(steps):  # one, unless a caller mixes examples of several steps
         rows = steps == step
         shift = noise.at(step.reshape(1)).uniform(1, Stream.TIME)
-        strata = noise.at(step * batch.size + torch.arange(batch.size)).uniform(0, Stream.ORDER).argsort(stable=True)
+        strata = noise.at(step * batch.size + torch.arange(batch.size)).uniform(2, Stream.TIME).argsort(stable=True)
         u[rows] = (shift + strata[positions[rows]] / batch.size) % 1.0
     return density(u.clamp(1e-12, 1 - 1e-12))
 
