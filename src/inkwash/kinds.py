@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from importlib import import_module
-from typing import Any, get_args
+from operator import attrgetter
+from typing import Annotated, Any, get_args, get_origin
 
 _TRUST = "trust"
 
@@ -25,8 +26,7 @@ class OneOf:
         """Tell the members of the union apart by `kind`, and let in instances and users' own classes."""
         from pydantic_core import PydanticCustomError, core_schema
 
-        members = get_args(source) or (source,)
-        by_kind = {m.__dataclass_fields__["kind"].default: handler.generate_schema(m) for m in members}
+        by_kind = {kind: handler.generate_schema(member) for kind, member in members_of(source).items()}
         known = core_schema.tagged_union_schema(by_kind, discriminator="kind")
 
         def validate(value: Any, inner: Callable[[Any], Any], info: Any) -> Any:
@@ -51,8 +51,11 @@ class OneOf:
 
 def to_table(component: Any) -> dict[str, Any]:
     """A component as plain tables, lists, numbers and strings. None is left out: a default says it."""
-    kind = {} if "kind" in component.__dataclass_fields__ else {"kind": _name(type(component))}
-    return kind | {f.name: _plain(v) for f in fields(component) if (v := getattr(component, f.name)) is not None}
+    # A user's class that extends one of ours inherits its kind, and would come back as ours: its own name tells.
+    foreign = type(component).__module__.partition(".")[0] != "inkwash"
+    names = [f.name for f in fields(component) if not (foreign and f.name == "kind")]
+    plain = {n: _plain(v) for n in names if (v := getattr(component, n)) is not None}
+    return {"kind": _name(type(component))} | plain if foreign else plain
 
 
 def from_table(annotation: Any, table: Any, *, trust: bool = False) -> Any:
@@ -63,6 +66,17 @@ def from_table(annotation: Any, table: Any, *, trust: bool = False) -> Any:
     from pydantic import TypeAdapter
 
     return TypeAdapter(annotation).validate_python(table, context={_TRUST: trust})
+
+
+def kinds_of(annotation: Any) -> list[str]:
+    """The kinds an annotation with `OneOf()` lets a table name."""
+    return list(members_of(annotation))
+
+
+def members_of(annotation: Any) -> dict[str, type]:
+    """The classes of a union, or of a union annotated with `OneOf()`, by kind."""
+    union = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    return {m.__dataclass_fields__["kind"].default: m for m in get_args(union) or (union,)}
 
 
 def _plain(value: Any) -> Any:
@@ -82,7 +96,13 @@ def _name(cls: type) -> str:
 def _foreign(table: dict[str, Any]) -> Any:
     module, _, name = table["kind"].partition(":")
     try:
-        cls = getattr(import_module(module), name)
+        cls = attrgetter(name)(import_module(module))
     except (ImportError, AttributeError) as error:
         raise ValueError(f"{table['kind']} cannot be imported: {error}") from error
-    return from_table(cls, {k: v for k, v in table.items() if k != "kind"}, trust=True)
+    if not (isinstance(cls, type) and is_dataclass(cls)):
+        raise ValueError(f"{table['kind']} is {cls!r}, not a dataclass: only dataclasses can be named as a kind.")
+    settings = {k: v for k, v in table.items() if k != "kind"}
+    names = [f.name for f in fields(cls) if f.init and f.name != "kind"]
+    if unknown := settings.keys() - names:  # pydantic would pass over them in a class that is no `Component`
+        raise ValueError(f"{table['kind']} has no {', '.join(sorted(unknown))}: it takes {', '.join(names)}.")
+    return from_table(cls, settings, trust=True)

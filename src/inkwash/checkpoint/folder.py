@@ -104,12 +104,16 @@ def load(folder: Path, names: Collection[str] | None = None, *, device: str | to
         tensors, texts = {}, {}
         for name in wanted:
             if name.endswith(".safetensors"):
-                tensors[name.removesuffix(".safetensors")] = load_file(place / name, device=str(device))
+                tensors[name.removesuffix(".safetensors")] = load_file(place / name)
             else:
                 texts[name] = (place / name).read_bytes().decode()
         return Checkpoint(tensors, texts)
 
-    return _steady(folder, read)
+    found = _steady(folder, read)
+    if torch.device(device).type != "cpu":
+        moved = {group: {name: x.to(device) for name, x in at.items()} for group, at in found.tensors.items()}
+        return Checkpoint(moved, found.texts)
+    return found
 
 
 def load_tensors(folder: Path, name: str, device: str | torch.device = "cpu") -> dict[str, Tensor]:
@@ -225,7 +229,7 @@ def _steady(folder: Path, read: Callable[[Path], T]) -> T:
         before, failure = _stamp(place), None
         try:
             result = read(place)
-        except (CheckpointError, OSError, SafetensorError, UnicodeDecodeError) as error:
+        except (OSError, RuntimeError, SafetensorError, UnicodeDecodeError) as error:  # torch's mmap: RuntimeError
             failure = error
         if _stamp(_locate(folder)) != before:
             continue
@@ -311,7 +315,8 @@ def _describe(file: Path) -> dict[str, Any]:
 def _plain(name: str) -> bool:
     """Whether a file's name stays inside its folder, on any system."""
     parts = PurePosixPath(name).parts
-    return str(PurePosixPath(name)) == name and not {"..", ".", "/"} & set(parts) and not re.search(r"[\\:\0]", name)
+    tidy = str(PurePosixPath(name)) == name != "."
+    return tidy and not {"..", "/"} & set(parts) and not re.search(r"[\\:\0]", name)
 
 
 def _steps(checkpoints: Path) -> list[tuple[int, Path]]:

@@ -1,0 +1,86 @@
+"""Codecs: the two ends of diffusion. They turn stored data into what is diffused, and back.
+
+A codec's `encode` takes a batch as the data room stores it and gives floats, channels first; `decode` is its inverse;
+`picture` makes 8-bit pictures of decoded data, for people to look at.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor
+
+from inkwash.kinds import OneOf
+from inkwash.types import Component
+
+
+@dataclass(frozen=True)
+class Pixels(Component):
+    """8-bit pixels: x = u/127.5 - 1 in [-1, 1]; a bin is 2/255 wide."""
+
+    kind: Literal["pixels"] = field(default="pixels", kw_only=True, repr=False)
+
+    def encode(self, u: Tensor) -> Tensor:
+        """[B, H, W, C] uint8 to [B, C, H, W] float32, laid out channels last."""
+        return u.permute(0, 3, 1, 2).float() / 127.5 - 1.0
+
+    def decode(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, H, W, C] uint8: rounded to the nearest, clipped to 0..255."""
+        return ((x.float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+    def picture(self, u: Tensor) -> Tensor:
+        """The pixels themselves."""
+        return u
+
+
+@dataclass(frozen=True)
+class Scaled(Component):
+    """Pictures of floats, with `low` and `high` brought to -1 and 1."""
+
+    low: float = 0.0
+    high: float = 1.0
+    kind: Literal["scaled"] = field(default="scaled", kw_only=True, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            raise ValueError(f"A scale needs low < high, but low = {self.low} and high = {self.high}.")
+
+    def encode(self, u: Tensor) -> Tensor:
+        """[B, H, W, C] floats to [B, C, H, W] float32, laid out channels last."""
+        return (u.permute(0, 3, 1, 2).float() - self.low) * (2.0 / (self.high - self.low)) - 1.0
+
+    def decode(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, H, W, C] float32 in the data's own units."""
+        return ((x.float() + 1.0) * ((self.high - self.low) / 2.0) + self.low).permute(0, 2, 3, 1).contiguous()
+
+    def picture(self, u: Tensor) -> Tensor:
+        """low black, high white."""
+        return ((u - self.low) * (255.0 / (self.high - self.low))).round().clamp(0, 255).to(torch.uint8)
+
+
+@dataclass(frozen=True)
+class Standard(Component):
+    """Vectors [B, D], each coordinate brought to mean 0 and deviation 1."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    kind: Literal["standard"] = field(default="standard", kw_only=True, repr=False)
+
+    def encode(self, u: Tensor) -> Tensor:
+        """[B, D] floats to [B, D] float32."""
+        return (u.float() - u.new_tensor(self.mean, dtype=torch.float32)) / u.new_tensor(self.std, dtype=torch.float32)
+
+    def decode(self, x: Tensor) -> Tensor:
+        """[B, D] to [B, D] float32 in the data's own units."""
+        return x.float() * x.new_tensor(self.std, dtype=torch.float32) + x.new_tensor(self.mean, dtype=torch.float32)
+
+    def picture(self, u: Tensor) -> Tensor:
+        """Vectors have no picture of their own: points are drawn as a scatter. Always raises ValueError."""
+        raise ValueError(f"Vectors of {u.shape[-1]} numbers are not pictures. Save them with --npy, or plot 2-D ones.")
+
+
+Codec = Pixels | Scaled | Standard
+AnyCodec = Annotated[Codec, OneOf()]
+"""A codec as a model's config names it."""

@@ -1,0 +1,141 @@
+"""Pictures of what models do: sheets of samples, GIFs of denoising, the forward process, the loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inkwash import pictures
+from inkwash.codec import Codec
+from inkwash.noise import Philox, Stream
+from inkwash.pipeline import Samples
+from inkwash.types import Denoised, Path, Query, like
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+FRAMES = 60
+"""A GIF has no more frames than this; longer runs are thinned out evenly."""
+
+
+def sheet(samples: Samples, columns: int | None = None) -> Image:
+    """All samples in one picture: a grid, or for points in the plane a scatter.
+
+    Where the labels go round the classes, each class has a column with its name above. Raises ValueError for vectors
+    of other than 2 numbers.
+    """
+    if samples.array.ndim == 2:
+        return _scatter(samples.array, samples.labels)
+    columns, header = _layout(len(samples), samples.labels, columns)
+    return pictures.grid(samples.pictures(), columns, labels=header)
+
+
+@dataclass
+class Trace:
+    """Collects what happens in sampling, for a GIF: give it to a pipeline as `trace`.
+
+    limit: the number of samples shown.
+    """
+
+    limit: int = 100
+    x: list[Tensor] = field(default_factory=list)
+    x0: list[Tensor] = field(default_factory=list)
+    t: list[float] = field(default_factory=list)
+
+    def __call__(self, query: Query, answer: Denoised) -> None:
+        """Note one query and its answer."""
+        self.x.append(query.x[: self.limit].float().cpu())
+        self.x0.append(answer.x0[: self.limit].float().cpu())
+        self.t.append(float(query.t[0]))
+
+    def frames(self, samples: Samples) -> list[Image]:
+        """One frame a step, x_t on the left and the predicted x0 on the right, and the samples at the end."""
+        keep = sorted({round(i) for i in np.linspace(0, len(self.t) - 1, min(len(self.t), FRAMES))})
+        decode = samples.codec.decode
+        last = samples.array[: self.limit]
+        pairs = [(decode(self.x[i]).numpy(), decode(self.x0[i]).numpy(), self.t[i]) for i in keep] + [(last, last, 0.0)]
+        labels = samples.labels[: self.limit]
+        if last.ndim == 2:
+            reach = 1.1 * float(np.abs(last).max())
+            start = 1.1 * float(np.abs(pairs[0][0]).max())
+            bounds = (-max(reach, start), max(reach, start))
+            return [_scatter(x, labels, f"t = {t:.2f}", bounds) for x, _, t in pairs]
+        columns, header = _layout(len(last), labels, None)
+        return [
+            _beside(
+                pictures.grid(_pixels(samples.codec, x), columns, labels=header, title=f"x at t = {t:.2f}"),
+                pictures.grid(_pixels(samples.codec, x0), columns, labels=header, title="predicted x0"),
+            )
+            for x, x0, t in pairs
+        ]
+
+
+def forward_strip(
+    picture: np.ndarray, codec: Codec, path: Path, times: Sequence[float], captions: Sequence[str], seed: int = 0
+) -> Image:
+    """One picture [H, W, C] (or points [N, 2]) noised at each time, with one and the same noise, side by side."""
+    points = picture.ndim == 2
+    x0 = codec.encode(torch.from_numpy(np.array(picture if points else picture[None])))
+    eps = Philox(seed, torch.arange(len(x0)))(x0, 0, Stream.EPS)
+    c = path(torch.tensor(times, dtype=torch.float64))
+    noised = [
+        codec.decode(like(c.alpha[i : i + 1], x0) * x0 + like(c.sigma[i : i + 1], x0) * eps).numpy()
+        for i in range(len(times))
+    ]
+    if points:
+        reach = 1.1 * max(float(np.abs(x).max()) for x in noised)
+        shown = [_scatter(x, (), title, (-reach, reach)) for x, title in zip(noised, captions, strict=True)]
+        image = shown[0]
+        for other in shown[1:]:
+            image = _beside(image, other)
+        return image
+    return pictures.strip(np.concatenate([_pixels(codec, x) for x in noised]), captions)
+
+
+def loss_plot(metrics: Sequence[Mapping[str, Any]]) -> Image:
+    """The training loss over the steps, and the validation loss where there is one."""
+    series = {}
+    for name, key in (("training", "loss"), ("validation", "validation")):
+        points = [(m["step"], m[key]) for m in metrics if key in m]
+        if points:
+            series[name] = tuple(map(list, zip(*points, strict=True)))
+    return pictures.line_plot(series, title="Loss", xlabel="step", ylabel="loss")
+
+
+def _layout(n: int, labels: Sequence[str], columns: int | None) -> tuple[int, list[str] | None]:
+    """Columns, and their headings: the classes where the labels go round them."""
+    around = list(dict.fromkeys(labels))
+    cyclic = len(around) > 1 and all(labels[i] == around[i % len(around)] for i in range(n))
+    if columns is None:
+        columns = len(around) if cyclic and len(around) <= 20 else math.ceil(math.sqrt(n))
+    return columns, around if cyclic and columns == len(around) else None
+
+
+def _pixels(codec: Codec, decoded: np.ndarray) -> np.ndarray:
+    shown: np.ndarray = codec.picture(torch.from_numpy(decoded)).numpy()
+    return shown
+
+
+def _scatter(
+    points: np.ndarray, labels: Sequence[str], title: str = "", bounds: tuple[float, float] | None = None
+) -> Image:
+    if points.shape[1] != 2:
+        raise ValueError(f"Vectors of {points.shape[1]} numbers have no picture. Save them as an array, with --npy.")
+    names = list(dict.fromkeys(labels))
+    index = np.array([names.index(label) for label in labels]) if len(names) > 1 else None
+    return pictures.scatter(points, labels=index, limits=bounds and (*bounds, *bounds), title=title or None)
+
+
+def _beside(left: Image, right: Image) -> Image:
+    from PIL.Image import new
+
+    image = new("RGB", (left.width + right.width + 8, max(left.height, right.height)), "white")
+    image.paste(left, (0, 0))
+    image.paste(right, (left.width + 8, 0))
+    return image

@@ -1,0 +1,131 @@
+"""A model on disk: a folder with `config.json`, `model.safetensors` (the EMA weights), a card, and a manifest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path as File
+from typing import Any
+
+from torch import Tensor
+
+from inkwash import checkpoint
+from inkwash._version import __version__
+from inkwash.codec import AnyCodec
+from inkwash.kinds import from_table, to_table
+from inkwash.model import AnyInputs, Model
+from inkwash.nets import AnyNet
+from inkwash.paths import AnyPath
+from inkwash.samplers import AnySampler, Heun
+from inkwash.targets import AnyTarget
+from inkwash.types import Component
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Sampling(Component):
+    """How pictures are drawn: the sampler, its steps, the guidance scale (1 = off), and x0 kept in [-1, 1] or not."""
+
+    method: AnySampler = field(default_factory=Heun)
+    steps: int = 20
+    guidance: float = 1.0
+    clip: bool = False
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"A sampler needs at least 1 step, not {self.steps}.")
+
+
+@dataclass(frozen=True)
+class Config(Component):
+    """All that a model is besides its weights; the content of `config.json`.
+
+    shape: of one example, (C, H, W) or (D,); classes: their names in order; sampling: the settings used unless others
+    are asked for; data: the data set's name; trained: steps, images and seconds of training so far.
+    """
+
+    shape: tuple[int, ...]
+    net: AnyNet
+    path: AnyPath
+    target: AnyTarget
+    inputs: AnyInputs
+    codec: AnyCodec
+    classes: tuple[str, ...] = ()
+    sampling: Sampling = field(default_factory=Sampling)
+    data: str = ""
+    trained: dict[str, float] = field(default_factory=dict)
+
+    def build(self) -> Model:
+        """The model with freshly initialised weights."""
+        return Model(self.net.build(self.shape, len(self.classes)), self.path, self.target, self.inputs)
+
+
+def save_model(config: Config, weights: Mapping[str, Tensor], folder: str | File) -> File:
+    """Write a model's folder atomically, in place of one that may be there."""
+    table = {"format": FORMAT, "inkwash": __version__} | to_table(config)
+    texts = {"config.json": json.dumps(table, indent=2) + "\n", "README.md": _card(config)}
+    return checkpoint.publish(File(folder), {"model": weights}, texts)
+
+
+def load_model(run: str | File, *, trust: bool = False) -> tuple[Config, Model]:
+    """Read a model from its own folder, or from the run's folder it is in.
+
+    trust: whether classes from outside the package, named in the config, may be imported. Raises ValueError naming
+    what is missing where there is no model, and checkpoint.CheckpointError where it is damaged.
+    """
+    folder = find_model(run)
+    config = read_config(folder, trust=trust)
+    model = config.build()
+    model.net.load_state_dict(checkpoint.load_tensors(folder, "model"))
+    return config, model
+
+
+def read_config(folder: File, *, trust: bool = False) -> Config:
+    """A model's config, without its weights."""
+    table: dict[str, Any] = json.loads(checkpoint.load_text(folder, "config.json"))
+    found = table.pop("format", None)
+    if found != FORMAT:
+        raise ValueError(
+            f"{folder / 'config.json'} has format {found!r}, and this inkwash ({__version__}) reads format {FORMAT}. "
+            f"It was written by inkwash {table.get('inkwash', 'unknown')}: use that one, or train again."
+        )
+    table.pop("inkwash", None)
+    config: Config = from_table(Config, table, trust=trust)
+    return config
+
+
+def find_model(run: str | File) -> File:
+    """The model's folder, given it or the run's folder. Raises ValueError with the nearest runs where there is none."""
+    folder = File(run)
+    for candidate in (folder, folder / "model"):
+        if (candidate / "config.json").is_file():
+            return candidate
+    runs = sorted(p.parent.parent for p in File("runs").glob("*/model/config.json"))
+    known = f"Models found here: {', '.join(map(str, runs[:5]))}." if runs else "Train one with `inkwash train SOURCE`."
+    why = "neither config.json nor model/config.json is in it" if folder.exists() else "there is no such folder"
+    raise ValueError(f"No model in {folder}: {why}. {known}")
+
+
+def _card(config: Config) -> str:
+    """The model's card: what it is, what it was trained on, and how to use it."""
+    trained = config.trained
+    lines = [
+        "# A diffusion model made with inkwash",
+        "",
+        f"- Data: {config.data or 'not stated'}; examples of shape {' x '.join(map(str, config.shape))}.",
+        f"- Classes: {', '.join(config.classes) if config.classes else 'none'}.",
+        f"- Trained for {trained.get('steps', 0):,.0f} steps on {trained.get('images', 0):,.0f} images, "
+        f"{trained.get('seconds', 0) / 60:,.1f} minutes.",
+        f"- Path {config.path}, target {config.target}, net {config.net}.",
+        f"- Sampling: {config.sampling}.",
+        "",
+        "```python",
+        "import inkwash",
+        "",
+        'pipe = inkwash.load("path/to/this/folder")',
+        "images = pipe(16, seed=0)",
+        "```",
+    ]
+    return "\n".join(lines) + "\n"

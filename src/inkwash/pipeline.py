@@ -1,0 +1,233 @@
+"""From a model's folder to new pictures: `pipe = load("runs/demo"); pipe(16, label="Sneaker")`.
+
+A picture depends on the model, the seed, its index and the sampling settings, and on nothing else: not on how many are
+drawn with it, nor in batches of which size.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path as File
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from inkwash._version import __version__
+from inkwash.codec import AnyCodec, Pixels
+from inkwash.device import pick_device
+from inkwash.drive import Watch, drive
+from inkwash.guidance import Chunked, Clipped, Guided
+from inkwash.kinds import from_table, kinds_of, to_table
+from inkwash.model import Model
+from inkwash.modelfolder import Config, Sampling, load_model
+from inkwash.noise import Philox, Stream
+from inkwash.samplers import AnySampler, Ddim
+from inkwash.targets import check
+from inkwash.times import grid
+from inkwash.types import Condition, Denoised, Denoiser, Query, Sampler
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+
+CHUNK = {"cpu": 8, "mps": 32, "cuda": 64}
+"""Pictures in every forward pass, by device: the last bits depend on it, so it is fixed and not an option."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What a pipeline drew: `array` [n, H, W, C] uint8 (floats for models of floats, [n, D] for vectors) and how.
+
+    labels: the class name of each, or () without classes; settings: everything needed to draw them again.
+    """
+
+    array: np.ndarray
+    labels: tuple[str, ...]
+    settings: dict[str, Any]
+    codec: AnyCodec = field(default_factory=Pixels)
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, i: int) -> Image:
+        """Sample i as a picture."""
+        from PIL.Image import fromarray
+
+        picture = self.codec.picture(torch.from_numpy(self.array[i : i + 1] if i >= 0 else self.array[i:][:1]))[
+            0
+        ].numpy()
+        return fromarray(picture[..., 0] if picture.shape[-1] < 3 else picture[..., :3])
+
+    def pictures(self) -> np.ndarray:
+        """All samples as 8-bit pictures [n, H, W, C]."""
+        shown: np.ndarray = self.codec.picture(torch.from_numpy(self.array)).numpy()
+        return shown
+
+
+class Pipeline:
+    """A loaded model, ready to draw: call it. See `load`."""
+
+    def __init__(self, config: Config, model: Model, device: torch.device) -> None:
+        self.config = config
+        self.model = model
+        self.device = device
+        model.net.to(device).eval()
+
+    def __call__(
+        self,
+        n: int = 1,
+        *,
+        label: str | int | Sequence[str | int] | None = None,
+        steps: int | Sequence[float] | None = None,
+        sampler: Sampler | str | None = None,
+        eta: float | None = None,
+        guidance: float | None = None,
+        seed: int = 0,
+        batch_size: int = 128,
+        watch: Callable[[float], None] | None = None,
+        trace: Watch | None = None,
+    ) -> Samples:
+        """Draw n samples.
+
+        label: a class name or index for all, one for each sample, or None for every class in turn; steps: a number, or
+        a decreasing list of times within [0, 1]; sampler: an instance or its kind ("heun"); eta: of DDIM, which it
+        implies; guidance: 1 is off; batch_size: how many are in flight at once (memory only: it changes no bit); watch
+        is told the fraction done after every call; trace sees each query and answer of the first batch.
+
+        What is None comes from the model's own settings. Raises ValueError for settings or a label that do not fit it.
+        """
+        if n < 1 or batch_size < 1:
+            raise ValueError(f"n and batch_size must be at least 1, not {n} and {batch_size}.")
+        own = self._settings(steps, sampler, eta, guidance)
+        labels = self._labels(n, label)
+        times = grid(own.steps if steps is None else steps, 1)
+        check(self.model.path, self.model.target, times[:-1])
+        chunk = CHUNK.get(self.device.type, 8)
+        # Batches start at multiples of the chunk, so that a picture also keeps its place in its chunk.
+        block = -(-batch_size // chunk) * chunk
+        starts = range(0, n, block)
+        pieces = []
+        for number, start in enumerate(starts):
+            rows = torch.arange(start, min(n, start + block))
+            cond = Condition(None if labels is None else labels[rows].to(self.device))
+
+            def told(query: Query, answer: Denoised, number: int = number) -> None:
+                if watch is not None:
+                    here = float((times[0] - query.t).mean() / (times[0, 0] - times[-1, 0]))
+                    watch((number + here) / len(starts))
+                if trace is not None and number == 0:
+                    trace(query, answer)
+
+            pieces.append(self._draw(rows, cond, own, times.expand(-1, len(rows)), Philox(seed, rows), chunk, told))
+        if watch is not None:
+            watch(1.0)
+        settings = {
+            "n": n,
+            "seed": seed,
+            "sampler": to_table(own.method),
+            "steps": own.steps if steps is None or isinstance(steps, int) else list(steps),
+            "guidance": own.guidance,
+            "clip": own.clip,
+            "label": list(label) if isinstance(label, Sequence) and not isinstance(label, str) else label,
+            "data": self.config.data,
+            "trained": self.config.trained,
+            "inkwash": __version__,
+        }
+        names = () if labels is None else tuple(self.config.classes[i] if i >= 0 else "any" for i in labels.tolist())
+        return Samples(self.config.codec.decode(torch.cat(pieces)).cpu().numpy(), names, settings, self.config.codec)
+
+    def _draw(
+        self, rows: Tensor, cond: Condition, own: Sampling, times: Tensor, noise: Philox, chunk: int, watch: Watch
+    ) -> Tensor:
+        """The samples of one batch, before decoding."""
+        path = self.model.path
+        start = torch.empty(len(rows), *self.config.shape, device=self.device)
+        x = noise(start, 0, Stream.EPS) * float(path(times[0]).sigma[0])
+        denoiser: Denoiser = self.model if own.guidance == 1 else Guided(self.model, own.guidance)
+        denoiser = Chunked(denoiser, chunk)
+        if own.clip:
+            denoiser = Clipped(denoiser, path)
+        return drive(own.method(path, x, times, noise), denoiser, cond, watch)
+
+    def _settings(
+        self,
+        steps: int | Sequence[float] | None,
+        sampler: Sampler | str | None,
+        eta: float | None,
+        guidance: float | None,
+    ) -> Sampling:
+        """The model's own sampling settings, with those given in their place."""
+        own = self.config.sampling
+        method: Any = _named(sampler) if isinstance(sampler, str) else sampler or own.method
+        if eta is not None:
+            if sampler is None:
+                method = Ddim()
+            if not isinstance(method, Ddim):
+                raise ValueError(
+                    f"eta = {eta} belongs to the ddim sampler, not to {method}. Ask for ddim, or drop eta."
+                )
+            method = replace(method, eta=eta)
+        if guidance is not None and guidance != 1 and not self.config.classes:
+            raise ValueError(f"guidance = {guidance} needs a model with classes, and this one was trained without.")
+        count = own.steps if steps is None else steps if isinstance(steps, int) else len(steps) - 1
+        return replace(own, method=method, steps=count, guidance=own.guidance if guidance is None else guidance)
+
+    def _labels(self, n: int, label: str | int | Sequence[str | int] | None) -> Tensor | None:
+        """Class indices [n] for what was asked; None for a model without classes."""
+        classes = self.config.classes
+        if not classes:
+            if label is not None:
+                raise ValueError(f"label = {label!r} was asked for, but this model was trained without classes.")
+            return None
+        if label is None:
+            return torch.arange(n) % len(classes)
+        if isinstance(label, (str, int)):
+            return torch.full((n,), find_class(classes, label))
+        if len(label) != n:
+            raise ValueError(f"{len(label)} labels were given for n = {n} samples. Give one, or one for each.")
+        return torch.tensor([find_class(classes, one) for one in label])
+
+
+def load(
+    run: str | File, *, device: str = "auto", precision: Literal["fp32", "bf16"] = "fp32", trust: bool = False
+) -> Pipeline:
+    """Load a model from its folder, or from the run's folder it is in, ready to be called.
+
+    device: auto, cpu, cuda or mps; precision: what the network computes in; trust: whether classes from outside the
+    package, named in the model's config, may be imported. Raises ValueError where there is no model.
+    """
+    where = pick_device(device)
+    config, model = load_model(run, trust=trust)
+    model.autocast = torch.bfloat16 if precision == "bf16" else None
+    return Pipeline(config, model, where)
+
+
+def find_class(classes: Sequence[str], label: str | int) -> int:
+    """The index of a class given by name (in any case) or index; -1 is the null label, "any class".
+
+    Raises ValueError with the nearest names for one that does not exist.
+    """
+    text = str(label).strip()
+    by_name = {c.casefold(): i for i, c in enumerate(classes)}
+    if text.casefold() in by_name:
+        return by_name[text.casefold()]
+    if text.removeprefix("-").isdigit():
+        if -1 <= int(text) < len(classes):
+            return int(text)
+        raise ValueError(f"There is no class {text}: indices go from 0 to {len(classes) - 1}, and -1 is any class.")
+    near = [classes[by_name[m]] for m in difflib.get_close_matches(text.casefold(), by_name, 3, 0.4)]
+    hint = f"Did you mean {' or '.join(near)}?" if near else f"The classes are {', '.join(classes[:20])}."
+    raise ValueError(f"This model has no class {text!r}. {hint}")
+
+
+def _named(kind: str) -> Any:
+    kinds = kinds_of(AnySampler)
+    if kind not in kinds and ":" not in kind:
+        near = difflib.get_close_matches(kind, kinds, 1)
+        raise ValueError(
+            f"There is no sampler {kind!r}. {f'Did you mean {near[0]}?' if near else f'Choose from {kinds}.'}"
+        )
+    return from_table(AnySampler, kind, trust=True)

@@ -1,0 +1,196 @@
+"""Reading recipes: TOML, overrides, and every mistake told at once with the nearest right name."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
+from importlib.resources import files
+from pathlib import Path as File
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+from inkwash.kinds import OneOf, from_table, members_of, to_table
+from inkwash.recipes.recipe import Recipe, RecipeError
+
+Table = dict[str, Any]
+
+
+def builtin_names() -> list[str]:
+    """The names of the recipes that ship with the package."""
+    return sorted(f.name.removesuffix(".toml") for f in files("inkwash.recipes").iterdir() if f.name.endswith(".toml"))
+
+
+def builtin(name: str) -> Table:
+    """A shipped recipe's tables. Raises RecipeError with the nearest names for one that does not exist."""
+    if name not in builtin_names():
+        raise RecipeError(f"There is no built-in recipe {name!r}. {_nearest(name, builtin_names())}")
+    return tomllib.loads(files("inkwash.recipes").joinpath(f"{name}.toml").read_text(encoding="utf-8"))
+
+
+def read_recipe(
+    source: str | File | Mapping[str, Any], overrides: Mapping[str, Any] | None = None, sets: Sequence[str] = ()
+) -> Recipe:
+    """A validated recipe.
+
+    source: a .toml file, the name of a built-in recipe, tables, or any data source, which then gets the defaults;
+    overrides: values by dotted name ({"train.steps": 100}), None meaning not given; sets: "key=value" in TOML.
+    Raises RecipeError with all mistakes.
+    """
+    mistakes: list[str] = []
+    table = _tables(source)
+    for key, value in (overrides or {}).items():
+        if value is not None:
+            _put(table, key, value)
+    for item in sets:
+        try:
+            _put(table, *_parse(item))
+        except ValueError as error:
+            mistakes.append(str(error))
+    # How long is one fact with two names: what is said last replaces the other.
+    length = [k.removeprefix("train.") for k in (*(overrides or {}), *(s.partition("=")[0].strip() for s in sets))]
+    given = [k for k in length if k in ("steps", "minutes") and table.get("train", {}).get(k) is not None]
+    if len(set(given)) == 1:
+        table["train"].pop("minutes" if given[0] == "steps" else "steps", None)
+    mistakes += _unknown(Recipe, table, "")
+    try:
+        recipe: Recipe = from_table(Recipe, table, trust=True)
+    except ValueError as error:
+        mistakes += _explain(error)
+    if mistakes:
+        said = list(dict.fromkeys(mistakes))
+        head = "This recipe has a mistake:" if len(said) == 1 else f"This recipe has {len(said)} mistakes:"
+        raise RecipeError("\n  - ".join([head, *said]))
+    return recipe
+
+
+def write_recipe(recipe: Recipe) -> str:
+    """A recipe as TOML, every value spelled out."""
+    import tomli_w
+
+    return tomli_w.dumps(_without_kind(to_table(recipe)))
+
+
+def _tables(source: str | File | Mapping[str, Any]) -> Table:
+    if isinstance(source, Mapping):
+        return {k: dict(v) if isinstance(v, Mapping) else v for k, v in source.items()}
+    name = str(source)
+    if name.endswith(".toml"):
+        try:
+            return tomllib.loads(File(name).read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            near = sorted(str(p) for p in File(name).parent.glob("*.toml")) if File(name).parent.is_dir() else []
+            raise RecipeError(f"There is no recipe file {name}. {_nearest(name, [*near, *builtin_names()])}") from error
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise RecipeError(f"{name} cannot be read as TOML: {error}.") from error
+    return builtin(name) if name in builtin_names() and not File(name).exists() else {"data": {"source": name}}
+
+
+def _put(table: Table, key: str, value: Any) -> None:
+    *tables, last = key.split(".")
+    for name in tables:
+        inner = table.setdefault(name, {})
+        if isinstance(inner, str):  # a component given by its kind alone
+            inner = table[name] = {"kind": inner}
+        if not isinstance(inner, dict):
+            raise ValueError(f"{key} cannot be set: {name} is {inner!r}, not a table.")
+        table = inner
+    if isinstance(value, str) and isinstance(table.get(last), dict) and table[last].get("kind") == value:
+        return
+    table[last] = value
+
+
+def _parse(item: str) -> tuple[str, Any]:
+    key, equals, text = item.partition("=")
+    if not equals or not key.strip():
+        raise ValueError(f"--set {item!r} is not of the form key=value, for example --set optim.lr=1e-3.")
+    try:
+        value = tomllib.loads(f"v = {text.strip()}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()  # a bare word is a string
+    return key.strip(), value
+
+
+def _unknown(annotation: Any, value: Any, where: str) -> Iterator[str] | list[str]:
+    """What is said of keys and kinds that do not exist, with the nearest that do."""
+    cls = _class(annotation, value)
+    if cls is None:
+        kinds = _kinds(annotation)
+        kind = value.get("kind") if isinstance(value, dict) else value
+        if kinds and isinstance(kind, str) and ":" not in kind and kind not in kinds:
+            return [f"{where} = {kind!r} is unknown. {_nearest(kind, kinds)}"]
+        return []
+    if not isinstance(value, dict):
+        return []
+    hints = get_type_hints(cls, include_extras=True)
+    names = list(cls.__dataclass_fields__)
+    said: list[str] = []
+    for key, inner in value.items():
+        path = f"{where}.{key}" if where else key
+        if key not in names:
+            said.append(f"{path} is unknown. {_nearest(key, names, prefix=where, everywhere=not where or None)}")
+        else:
+            said += _unknown(hints[key], inner, path)
+    return said
+
+
+def _explain(error: ValueError) -> list[str]:
+    """pydantic's errors in this project's words, without those `_unknown` has told better."""
+    errors = getattr(error, "errors", None)
+    if errors is None:
+        return [str(error)]
+    kinds = {k for a in get_type_hints(Recipe, include_extras=True).values() for k in _kinds(a)}
+    said = []
+    for one in errors():
+        if one["type"] in ("unexpected_keyword_argument", "union_tag_invalid"):
+            continue
+        parts = [str(p) for p in one["loc"] if not (str(p) in kinds or "[" in str(p) or str(p) == "NoneType")]
+        where = ".".join(parts) or "the recipe"
+        message = one["msg"].removeprefix("Value error, ")
+        if one["type"] == "missing":
+            said.append(f"{where} is missing.")
+        elif one["type"] in ("value_error", "kind_missing", "kind_untrusted"):
+            said.append(f"{where}: {message}")
+        else:
+            message = message.removeprefix("Input should be ")
+            said.append(f"{where} = {one['input']!r} should be {message}.")
+    return said
+
+
+def _class(annotation: Any, value: Any) -> Any:
+    """The dataclass that a table under this annotation describes, or None."""
+    if get_origin(annotation) is Annotated and any(isinstance(m, OneOf) for m in get_args(annotation)[1:]):
+        members = members_of(annotation)
+        return members.get(value.get("kind", "") if isinstance(value, dict) else str(value))
+    if get_origin(annotation) in (Union, UnionType):
+        return next((c for a in get_args(annotation) if a is not NoneType and (c := _class(a, value))), None)
+    return annotation if is_dataclass(annotation) else None
+
+
+def _kinds(annotation: Any) -> list[str]:
+    if get_origin(annotation) is Annotated:
+        return list(members_of(annotation)) if any(isinstance(m, OneOf) for m in get_args(annotation)[1:]) else []
+    return [k for a in get_args(annotation) for k in _kinds(a)]
+
+
+def _nearest(name: str, names: Sequence[str], prefix: str = "", everywhere: bool | None = None) -> str:
+    shown = [n for n in names if n != "kind"]
+    if everywhere:  # a key of some table, written without the table's name
+        tables = get_type_hints(Recipe, include_extras=True)
+        for table, annotation in tables.items():
+            if is_dataclass(annotation) and name in annotation.__dataclass_fields__:
+                return f"Did you mean {table}.{name}?"
+    near = difflib.get_close_matches(name, shown, 1, 0.5)
+    dot = f"{prefix}." if prefix else ""
+    return f"Did you mean {dot}{near[0]}?" if near else f"There {'are' if len(shown) > 1 else 'is'} {', '.join(shown)}."
+
+
+def _without_kind(table: Table) -> Table:
+    """Drop `kind` from tables whose place in the recipe says it already."""
+    plain = ("data", "train", "sampler", "evaluation")
+    return {
+        k: {n: v for n, v in t.items() if n != "kind"} if k in plain and isinstance(t, dict) else t
+        for k, t in table.items()
+        if k != "kind"
+    }

@@ -1,0 +1,95 @@
+"""What a run is: one frozen dataclass whose fields are the tables of a recipe file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from inkwash.data import DataSpec
+from inkwash.model import AnyInputs
+from inkwash.modelfolder import Sampling
+from inkwash.nets import AnyNet
+from inkwash.objectives import AnyObjective, Regression
+from inkwash.optim import AnyOptim, Muon
+from inkwash.paths import AnyPath, Linear
+from inkwash.targets import AnyTarget, Flow
+from inkwash.types import Component
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be run; the message lists everything that is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Train(Component):
+    """The length of a run and what happens along it.
+
+    steps or minutes: how long (30 minutes unless one is given). accumulate: parts a batch is computed in. precision:
+    auto is bf16 where the machine gains from it. label_dropout: the share of labels hidden, for guidance. clip: the
+    largest gradient norm. ema: the averaging window of the weights as a share of the run so far (sigma_rel).
+    *_every: in steps. keep: checkpoints kept besides the best. patience: steps in a row with a non-finite loss or
+    gradient after which the run stops. init_from: a model to start from.
+    """
+
+    steps: int | None = None
+    minutes: float | None = None
+    batch_size: int = 128
+    accumulate: int = 1
+    seed: int = 0
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: bool = False
+    label_dropout: float = 0.1
+    clip: float = 1.0
+    ema: float = 0.1
+    checkpoint_every: int = 1000
+    keep: int = 3
+    sample_every: int = 500
+    samples: int = 64
+    patience: int = 20
+    init_from: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.minutes is not None:
+            raise ValueError(f"steps = {self.steps} and minutes = {self.minutes} both say how long. Give one of them.")
+        if self.steps is None and self.minutes is None:
+            object.__setattr__(self, "minutes", 30.0)
+        positive = ("steps", "minutes", "batch_size", "accumulate", "checkpoint_every", "sample_every", "keep")
+        for name in (*positive, "samples", "patience", "clip", "ema"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} = {value} must be more than 0.")
+        if not 0 <= self.label_dropout <= 1:
+            raise ValueError(f"label_dropout = {self.label_dropout} must lie within [0, 1].")
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size = {self.batch_size} does not divide into accumulate = {self.accumulate} parts."
+            )
+
+
+@dataclass(frozen=True)
+class Evaluation(Component):
+    """The validation loss, where pictures are held out: on the first `images` of them, every `every` steps."""
+
+    images: int = 512
+    every: int = 500
+
+    def __post_init__(self) -> None:
+        if self.images < 1 or self.every < 1:
+            raise ValueError(f"images and every must be at least 1, not {self.images} and {self.every}.")
+
+
+@dataclass(frozen=True)
+class Recipe(Component):
+    """A whole run. `net` and `inputs` left out are chosen by the data and the path when the run is set up."""
+
+    data: DataSpec
+    path: AnyPath = field(default_factory=Linear)
+    target: AnyTarget = field(default_factory=Flow)
+    net: AnyNet | None = None
+    inputs: AnyInputs | None = None
+    objective: AnyObjective = field(default_factory=Regression)
+    optim: AnyOptim = field(default_factory=Muon)
+    train: Train = field(default_factory=Train)
+    sampler: Sampling = field(default_factory=Sampling)
+    evaluation: Evaluation = field(default_factory=Evaluation)

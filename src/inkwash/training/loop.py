@@ -1,0 +1,292 @@
+"""The training loop: a generator that yields progress. The caller shows it, or looks away."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path as File
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inkwash import checkpoint
+from inkwash.data import Stream as Examples
+from inkwash.data import load as load_data
+from inkwash.data import split
+from inkwash.noise import Philox, Stream
+from inkwash.recipes import Recipe, read_recipe
+from inkwash.training.run import Run, memory_used
+from inkwash.training.setup import Setup, set_up
+from inkwash.training.state import State
+from inkwash.training.validate import Validation
+from inkwash.types import Batch
+
+LOG_EVERY = 10
+"""Steps between two reports: the loss is fetched from the device only then."""
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says why, and where the last good state is."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is. loss and grad_norm: means since the last report, of the steps that counted.
+
+    fraction: done, in [0, 1]; eta: seconds left; seconds: spent so far over all sessions; memory: bytes in use;
+    skipped: steps so far with a non-finite loss or gradient; validation: the loss on held-out pictures, when it was
+    just measured; saved, sampled: files just written; notes: what a user should know, said once.
+    """
+
+    step: int
+    fraction: float
+    loss: float
+    grad_norm: float
+    lr: float
+    images_per_second: float
+    eta: float
+    seconds: float
+    memory: int
+    skipped: int
+    validation: float | None = None
+    saved: File | None = None
+    sampled: File | None = None
+    notes: tuple[str, ...] = ()
+    done: bool = False
+
+
+def train(
+    recipe: Recipe | Mapping[str, Any] | str | File,
+    out: str | File | None = None,
+    *,
+    resume: str | File | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    data_progress: Callable[[str, int, int], None] | None = None,
+) -> Iterator[Progress]:
+    """Train as the recipe says, in the folder `out` (runs/<name> by default), yielding progress.
+
+    resume: go on from a run's folder, or from one of its checkpoints, with the same recipe (lengths and intervals may
+    differ). stop: asked after every step; when it says yes, the state is saved and training ends. data_progress:
+    told (what, done, total) while data are prepared.
+
+    Raises ValueError for what the recipe or the folder makes impossible, before anything heavy is built, and
+    TrainingError when losses stay non-finite.
+    """
+    recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
+    run = Run.at(resume) if resume is not None else Run.new(out, recipe)
+    start = run.resume_point(resume) if resume is not None else None
+    dataset = load_data(recipe.data, progress=data_progress)
+    setup = set_up(recipe, dataset)
+    state = State.fresh(setup)
+    if start is not None:
+        state.restore(start, setup)
+    yield from _Loop(setup, state, run, stop, resumed=start is not None).run()
+
+
+class _Loop:
+    """One session of training: the state, what feeds it, and what it writes."""
+
+    def __init__(self, setup: Setup, state: State, run: Run, stop: Callable[[], bool], *, resumed: bool) -> None:
+        self.setup, self.state, self.files, self.stop, self.resumed = setup, state, run, stop, resumed
+        self.recipe = setup.recipe
+        data = self.recipe.data
+        mine, held_out = split(setup.dataset, data.val_fraction, self.recipe.train.seed)
+        self.examples = Examples(setup.dataset, self.recipe.train.seed, mine)
+        self.validation = Validation(setup, held_out) if len(held_out) else None
+        self.accumulate = self.recipe.train.accumulate
+        self.notes: list[str] = list(setup.dataset.notes)
+        self.good = self._latest()
+
+    def run(self) -> Iterator[Progress]:
+        train, state = self.recipe.train, self.state
+        self.files.begin(self.recipe, state.step, resumed=self.resumed)
+        if self.recipe.train.compile:
+            self.setup.model.net.compile()
+        if not self.resumed:
+            yield self._report([], [], 0.0, sampled=self._sample())
+        began = time.perf_counter() - state.seconds
+        losses: list[Tensor] = []
+        norms: list[Tensor] = []
+        last = (state.step, time.perf_counter())
+        while True:
+            state.seconds = time.perf_counter() - began
+            fraction = self._fraction()
+            finished = fraction >= 1
+            stopping = not finished and self.stop()
+            every = {"checkpoint": train.checkpoint_every, "sample": train.sample_every, "log": LOG_EVERY}
+            due = {name for name, n in every.items() if losses and state.step % n == 0}
+            validate = self.validation is not None and losses and state.step % self.recipe.evaluation.every == 0
+            if finished or stopping or due or validate:
+                steps, now = state.step - last[0], time.perf_counter()
+                rate = steps * train.batch_size / max(now - last[1], 1e-9)
+                loss = self.validation(state.ema.net) if self.validation and (validate or finished) else None
+                saved = self._save(loss) if losses and (finished or stopping or "checkpoint" in due) else None
+                sampled = self._sample() if losses and (finished or "sample" in due) else None
+                yield self._report(losses, norms, rate, loss, saved, sampled, done=finished or stopping)
+                losses, norms = [], []
+                last = (state.step, time.perf_counter())
+                if finished or stopping:
+                    return
+            loss_now, norm = self._step(fraction)
+            losses.append(loss_now)
+            norms.append(norm)
+
+    def _step(self, fraction: float) -> tuple[Tensor, Tensor]:
+        """One step of the optimisers; returns the loss and the gradient's norm, still on the device."""
+        train, state, setup = self.recipe.train, self.state, self.setup
+        number = state.step * train.batch_size + np.arange(train.batch_size)
+        setup.model.net.train()
+        while True:
+            try:
+                loss = self._gradients(number, fraction)
+                break
+            except RuntimeError as error:
+                if not _out_of_memory(error) or self.accumulate >= train.batch_size:
+                    raise
+            self._halve()
+        grads = [p.grad for p in state.net.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(grads)
+        ok = loss.isfinite() & norm.isfinite()
+        torch._foreach_mul_(grads, (train.clip / (norm + 1e-6)).clamp(max=1.0))
+        lr = self.recipe.optim.lr * self.recipe.optim.schedule(state.step, fraction)
+        for optim in state.optims:
+            for group in optim.param_groups:
+                group["lr"] = lr
+            optim.found_inf = (~ok).float()  # type: ignore[attr-defined]
+            optim.step()
+            optim.zero_grad()
+        state.step += 1
+        state.ema.update(state.net, state.step, ok)
+        state.skipped += ~ok
+        state.streak = torch.where(ok, torch.zeros_like(state.streak), state.streak + 1)
+        return loss, norm
+
+    def _gradients(self, number: np.ndarray, fraction: float) -> Tensor:
+        """Accumulate the gradients of the batch's mean loss, part by part; its value."""
+        recipe, setup = self.recipe, self.setup
+        total = torch.zeros((), device=setup.device)
+        for part in np.split(number, self.accumulate):
+            images, labels = self.examples.rows(part)
+            batch = setup.batch(images, labels, torch.from_numpy(part))
+            noise = Philox(recipe.train.seed, batch.number)
+            batch = _hide_labels(batch, noise, recipe.train.label_dropout)
+            with torch.random.fork_rng(devices=[setup.device] if setup.device.type == "cuda" else []):
+                torch.manual_seed(hash((recipe.train.seed, int(part[0]))) % 2**63)  # dropout inside the network
+                losses = recipe.objective(setup.model, batch, noise, fraction)
+            loss = losses.sum() / recipe.train.batch_size
+            loss.backward()
+            total = total + loss.detach()
+        return total
+
+    def _halve(self) -> None:
+        for optim in self.state.optims:
+            optim.zero_grad()
+        if self.setup.device.type == "cuda":
+            torch.cuda.empty_cache()
+        size = self.recipe.train.batch_size
+        self.accumulate = next(n for n in range(2 * self.accumulate, size + 1) if size % n == 0)
+        self.notes.append(
+            f"Out of memory: the batch of {size} is now computed in {self.accumulate} parts of "
+            f"{size // self.accumulate}; what is learned stays the same. accumulate = {self.accumulate} in the recipe "
+            "starts that way."
+        )
+
+    def _fraction(self) -> float:
+        train = self.recipe.train
+        if train.steps is not None:
+            return min(1.0, self.state.step / train.steps)
+        return min(1.0, self.state.seconds / (60 * (train.minutes or 1)))
+
+    def _save(self, loss: float | None) -> File | None:
+        state = self.state
+        if loss is not None and loss < state.best.get("loss", math.inf):
+            state.best = {"step": state.step, "loss": loss}
+        try:
+            self.good = state.save(self.setup, self.files.folder)
+        except checkpoint.DiskFull as error:
+            self.notes.append(f"{error} Training goes on; {_where(self.good)}.")
+            return None
+        except checkpoint.NonFinite as error:
+            raise TrainingError(f"{error} {_where(self.good)}.") from error
+        return self.good
+
+    def _sample(self) -> File | None:
+        try:
+            return self.files.sample(self.setup, self.state)
+        except OSError as error:
+            self.notes.append(f"The samples of step {self.state.step} were not written: {error}. Training goes on.")
+            return None
+
+    def _report(
+        self,
+        losses: list[Tensor],
+        norms: list[Tensor],
+        rate: float,
+        validation: float | None = None,
+        saved: File | None = None,
+        sampled: File | None = None,
+        done: bool = False,
+    ) -> Progress:
+        state, train = self.state, self.recipe.train
+        fraction = self._fraction()
+        streak, skipped = int(state.streak), int(state.skipped)
+        if streak >= train.patience:
+            raise TrainingError(
+                f"The loss or its gradient was not finite in the last {streak} steps (train.patience = "
+                f"{train.patience}), so nothing was learned in them. {_where(self.good)}. A smaller optim.lr, or "
+                "train.precision = fp32, usually helps."
+            )
+        spent = state.seconds
+        eta = spent * (1 - fraction) / fraction if fraction > 0 else math.nan
+        progress = Progress(
+            step=state.step,
+            fraction=fraction,
+            loss=_mean(losses),
+            grad_norm=_mean(norms),
+            lr=self.recipe.optim.lr * self.recipe.optim.schedule(state.step, fraction),
+            images_per_second=rate,
+            eta=eta,
+            seconds=spent,
+            memory=memory_used(self.setup.device),
+            skipped=skipped,
+            validation=validation,
+            saved=saved,
+            sampled=sampled,
+            notes=tuple(self.notes),
+            done=done,
+        )
+        self.notes.clear()
+        self.files.log(progress)
+        return progress
+
+    def _latest(self) -> File | None:
+        try:
+            return checkpoint.newest_good(self.files.folder / "checkpoints")[0]
+        except checkpoint.CheckpointError:
+            return None
+
+
+def _hide_labels(batch: Batch, noise: Philox, share: float) -> Batch:
+    if share == 0 or batch.cond.label is None:
+        return batch
+    return batch._replace(cond=batch.cond.drop(noise.uniform(0, Stream.DROP) < share))
+
+
+def _mean(values: list[Tensor]) -> float:
+    """The mean of the finite values; NaN where there are none."""
+    if not values:
+        return math.nan
+    v = torch.stack(values)
+    return float(v[v.isfinite()].double().mean())
+
+
+def _where(good: File | None) -> str:
+    return f"The last good checkpoint is {good}" if good else "There is no checkpoint yet"
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

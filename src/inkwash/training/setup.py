@@ -1,0 +1,114 @@
+"""From a recipe and its data to a model: what the recipe leaves open is decided here, once, and written down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from inkwash.checkpoint import CheckpointError
+from inkwash.codec import Codec, Pixels, Scaled, Standard
+from inkwash.data import Dataset
+from inkwash.device import autocast_dtype, pick_device
+from inkwash.model import Indexed, Model, UnitVariance
+from inkwash.modelfolder import Config, load_model
+from inkwash.nets import MLP, UNet
+from inkwash.paths import Table
+from inkwash.recipes import Recipe
+from inkwash.types import Batch, Condition
+
+
+@dataclass
+class Setup:
+    """Everything a run needs besides its state: the recipe with nothing left open, the model, and where it runs."""
+
+    recipe: Recipe
+    config: Config
+    model: Model
+    dataset: Dataset
+    device: torch.device
+
+    def batch(self, images: np.ndarray, labels: np.ndarray | None, number: torch.Tensor) -> Batch:
+        """Encode rows of the data set for the objective, on the run's device. number: see `Batch`."""
+        x0 = self.config.codec.encode(torch.from_numpy(images).to(self.device, non_blocking=True))
+        label = (
+            torch.from_numpy(labels).to(self.device, non_blocking=True)
+            if self.config.classes and labels is not None
+            else None
+        )
+        return Batch(x0, Condition(label), number, self.recipe.train.batch_size)
+
+
+def set_up(recipe: Recipe, dataset: Dataset) -> Setup:
+    """Decide what the recipe leaves open and build the model, its weights a function of the seed.
+
+    Raises ValueError for a network that does not fit the data's shape, or a model to start from that does not fit it.
+    """
+    device = pick_device(recipe.train.device)
+    codec = _codec(dataset)
+    net = recipe.net or (UNet() if len(dataset.shape) == 3 else MLP())
+    if isinstance(net, UNet):
+        net = net.resolve(dataset.shape)
+    if recipe.inputs is not None:
+        inputs = recipe.inputs
+    elif isinstance(recipe.path, Table):
+        inputs = Indexed(recipe.path.steps)
+    else:
+        inputs = UnitVariance(_std(dataset, codec))
+    autocast = autocast_dtype(recipe.train.precision, device) if len(dataset.shape) == 3 else None
+    train = replace(recipe.train, precision="fp32" if autocast is None else "bf16")
+    recipe = replace(recipe, net=net, inputs=inputs, train=train)
+    config = Config(
+        shape=dataset.shape,
+        net=net,
+        path=recipe.path,
+        target=recipe.target,
+        inputs=inputs,
+        codec=codec,
+        classes=dataset.classes if dataset.labels is not None else (),
+        sampling=recipe.sampler,
+        data=dataset.name,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.train.seed)
+        model = config.build()
+    if recipe.train.init_from:
+        _start_from(model, recipe.train.init_from)
+    model.net.to(device)
+    model.autocast = autocast
+    return Setup(recipe, config, model, dataset, device)
+
+
+def _codec(dataset: Dataset) -> Codec:
+    data = dataset.images
+    if data.ndim == 2:
+        mean, std = data.mean(0, dtype=np.float64), data.std(0, dtype=np.float64)
+        return Standard(tuple(map(float, mean)), tuple(float(s) if s > 0 else 1.0 for s in std))
+    if data.dtype == np.uint8:
+        return Pixels()
+    low, high = float(data.min()), float(data.max())
+    return Scaled(low, high if high > low else low + 1.0)
+
+
+def _std(dataset: Dataset, codec: Codec) -> float:
+    """The deviation of the encoded data, from up to 4096 examples spread over the set; three digits are enough."""
+    rows = np.linspace(0, len(dataset) - 1, min(len(dataset), 4096)).astype(np.int64)
+    return round(max(float(codec.encode(torch.from_numpy(np.asarray(dataset.images[rows]))).std()), 1e-3), 3)
+
+
+def _start_from(model: Model, source: str) -> None:
+    try:
+        config, other = load_model(source, trust=True)
+    except CheckpointError as error:
+        raise ValueError(f"init_from = {source} cannot be loaded: {error}") from error
+    mine, theirs = model.net.state_dict(), other.net.state_dict()
+    wrong = [k for k in mine if k not in theirs or theirs[k].shape != mine[k].shape] + [
+        k for k in theirs if k not in mine
+    ]
+    if wrong:
+        raise ValueError(
+            f"init_from = {source} does not fit this run: {len(wrong)} of {len(mine)} weights differ in name or shape, "
+            f"the first {wrong[0]}. Its net is {config.net} for shape {config.shape} and {len(config.classes)} classes."
+        )
+    model.net.load_state_dict(theirs)

@@ -1,0 +1,38 @@
+"""The loss on held-out pictures: always the same pictures, times and noise, so that two values can be compared."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from inkwash.data import Stream as Examples
+from inkwash.noise import Philox
+from inkwash.training.setup import Setup
+
+
+class Validation:
+    """Called with a network, gives the mean of the objective over up to `evaluation.images` held-out examples."""
+
+    def __init__(self, setup: Setup, rows: np.ndarray) -> None:
+        self.setup = setup
+        rows = rows[: setup.recipe.evaluation.images]
+        self.count = len(rows)
+        self.examples = Examples(replace(setup.dataset, flip=False), 0, rows)
+
+    @torch.no_grad()
+    def __call__(self, net: nn.Module) -> float:
+        """The mean loss, labels shown."""
+        setup, size = self.setup, self.setup.recipe.train.batch_size
+        model = replace(setup.model, net=net)
+        total = 0.0
+        for start in range(0, self.count, size):
+            position = np.arange(start, min(self.count, start + size))
+            images, labels = self.examples.rows(position)
+            # Strata over the whole held-out set, not one batch: the times cover (0, 1) evenly.
+            batch = setup.batch(images, labels, torch.from_numpy(position))._replace(size=self.count)
+            noise = Philox(~setup.recipe.train.seed, batch.number)  # no random number is shared with training
+            total += float(setup.recipe.objective(model, batch, noise, 1.0).double().sum())
+        return total / self.count
