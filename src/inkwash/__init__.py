@@ -1,1 +1,75 @@
-"""inkwash trains, explains, evaluates and serves image diffusion models."""
+"""inkwash trains, explains, evaluates and serves image diffusion models.
+
+    pipe = inkwash.load("runs/demo")
+    images = pipe(16, label="Sneaker", seed=0)
+
+    for progress in inkwash.train({"data": {"source": "photos"}, "train": {"minutes": 10}}):
+        print(progress.step, progress.loss)
+
+The names below load torch when they are first used, not before.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from inkwash._version import __version__
+
+if TYPE_CHECKING:
+    from inkwash.checkpoint import CheckpointError
+    from inkwash.data import Dataset, DataSpec
+    from inkwash.guidance import Chunked, Clipped, Guided
+    from inkwash.model import Indexed, Model, Plain, UnitVariance
+    from inkwash.modelfolder import Config, Sampling
+    from inkwash.nets import MLP, UNet
+    from inkwash.noise import Philox
+    from inkwash.objectives import Regression, Unweighted
+    from inkwash.optim import AdamW, Muon, Schedule
+    from inkwash.paths import CosineBetas, Linear, LinearBetas, QuadraticBetas, SigmoidBetas, Table
+    from inkwash.pipeline import Pipeline, Samples, load
+    from inkwash.recipes import Evaluation, Recipe, RecipeError, Train, read_recipe
+    from inkwash.samplers import Ancestral, Ddim, Euler, Heun
+    from inkwash.targets import X0, Eps, Flow, V
+    from inkwash.times import LogitNormal, Uniform, grid
+    from inkwash.training import Progress, TrainingError, train
+    from inkwash.types import Batch, Coeffs, Condition, Denoised, Query
+
+_WHERE = {
+    "checkpoint": ["CheckpointError"],
+    "data": ["DataSpec", "Dataset"],
+    "guidance": ["Chunked", "Clipped", "Guided"],
+    "model": ["Indexed", "Model", "Plain", "UnitVariance"],
+    "modelfolder": ["Config", "Sampling"],
+    "nets": ["MLP", "UNet"],
+    "noise": ["Philox"],
+    "objectives": ["Regression", "Unweighted"],
+    "optim": ["AdamW", "Muon", "Schedule"],
+    "paths": ["CosineBetas", "Linear", "LinearBetas", "QuadraticBetas", "SigmoidBetas", "Table"],
+    "pipeline": ["Pipeline", "Samples", "load"],
+    "recipes": ["Evaluation", "Recipe", "RecipeError", "Train", "read_recipe"],
+    "samplers": ["Ancestral", "Ddim", "Euler", "Heun"],
+    "targets": ["X0", "Eps", "Flow", "V"],
+    "times": ["LogitNormal", "Uniform", "grid"],
+    "training": ["Progress", "TrainingError", "train"],
+    "types": ["Batch", "Coeffs", "Condition", "Denoised", "Query"],
+}
+_MODULE = {name: module for module, names in _WHERE.items() for name in names}
+
+__all__ = [
+    "__version__",
+    *_MODULE,
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name's module when the name is first asked for."""
+    if name not in _MODULE:
+        raise AttributeError(f"module 'inkwash' has no attribute {name!r}")
+    value = getattr(import_module(f"inkwash.{_MODULE[name]}"), name)
+    globals()[name] = value  # the next look finds it without coming here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -37,7 +37,8 @@ class Ema:
     @torch.no_grad()
     def update(self, net: nn.Module, n: int, ok: Tensor) -> None:
         """Take in the weights after the n-th step (n from 1); nothing changes where ok (a 0-d tensor) is 0."""
-        mine, theirs = list(self.net.parameters()), list(net.parameters())
+        mine: list[Tensor] = list(self.net.parameters())
+        theirs: list[Tensor] = list(net.parameters())
         step = torch._foreach_sub(theirs, mine)
         torch._foreach_mul_(step, (1 - power_beta(n, self.sigma_rel)) * ok)
         torch._foreach_add_(mine, step)

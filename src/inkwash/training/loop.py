@@ -170,15 +170,15 @@ class _Loop:
         recipe, setup = self.recipe, self.setup
         total = torch.zeros((), device=setup.device)
         for part in np.split(number, self.accumulate):
-            images, labels = self.examples.rows(part)
-            batch = setup.batch(images, labels, torch.from_numpy(part))
+            rows = self.examples.rows(part)
+            batch = setup.batch(rows.images, rows.labels, torch.from_numpy(part))
             noise = Philox(recipe.train.seed, batch.number)
             batch = _hide_labels(batch, noise, recipe.train.label_dropout)
             with torch.random.fork_rng(devices=[setup.device] if setup.device.type == "cuda" else []):
                 torch.manual_seed(hash((recipe.train.seed, int(part[0]))) % 2**63)  # dropout inside the network
                 losses = recipe.objective(setup.model, batch, noise, fraction)
             loss = losses.sum() / recipe.train.batch_size
-            loss.backward()
+            torch.autograd.backward(loss)
             total = total + loss.detach()
         return total
 

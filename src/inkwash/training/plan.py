@@ -55,7 +55,7 @@ def plan(recipe: Recipe, data_progress: Callable[[str, int, int], None] | None =
     seconds = []
     for _ in range(4):
         began = time.perf_counter()
-        _losses(setup, train.batch_size // train.accumulate).mean().backward()
+        torch.autograd.backward(_losses(setup, train.batch_size // train.accumulate).mean())
         for optim in optims:
             optim.step()
             optim.zero_grad()

@@ -30,9 +30,9 @@ class Validation:
         total = 0.0
         for start in range(0, self.count, size):
             position = np.arange(start, min(self.count, start + size))
-            images, labels = self.examples.rows(position)
+            rows = self.examples.rows(position)
             # Strata over the whole held-out set, not one batch: the times cover (0, 1) evenly.
-            batch = setup.batch(images, labels, torch.from_numpy(position))._replace(size=self.count)
+            batch = setup.batch(rows.images, rows.labels, torch.from_numpy(position))._replace(size=self.count)
             noise = Philox(~setup.recipe.train.seed, batch.number)  # no random number is shared with training
             total += float(setup.recipe.objective(model, batch, noise, 1.0).double().sum())
         return total / self.count

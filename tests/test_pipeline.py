@@ -1,0 +1,156 @@
+"""Pictures depend on the model, the seed, their index and the settings, and on nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import inkwash
+from inkwash import MLP, Ancestral, Config, Ddim, Euler, Flow, Heun, Linear, Sampling, Table, UNet, V
+from inkwash.codec import Pixels, Scaled, Standard
+from inkwash.model import Indexed, Plain
+from inkwash.modelfolder import save_model
+from inkwash.pipeline import Pipeline, find_class
+
+CLASSES = ("T-shirt/top", "Trouser", "Sneaker")
+
+
+def pipeline(**changes: Any) -> Pipeline:
+    """A class-conditional U-Net with random weights, none of them zero."""
+    settings: dict[str, Any] = {
+        "shape": (1, 12, 12),
+        "net": UNet("tiny", widths=(32, 32), depth=1),
+        "path": Linear(),
+        "target": Flow(),
+        "inputs": Plain(),
+        "codec": Pixels(),
+        "classes": CLASSES,
+        "sampling": Sampling(Heun(), steps=3, guidance=2.0),
+    }
+    config = Config(**settings | changes)
+    torch.manual_seed(0)
+    model = config.build()
+    with torch.no_grad():
+        for p in model.net.parameters():
+            p.add_(0.1 * torch.randn(p.shape))
+    return Pipeline(config, model, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("sampler", [Heun(), Ddim(), Ancestral(), Euler()])
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+def test_a_picture_is_bit_identical_whatever_the_batch(sampler: Any, guidance: float) -> None:
+    pipe = pipeline()
+    label = ["Sneaker", "Trouser"] * 64
+
+    def draw(n: int, batch_size: int) -> torch.Tensor:
+        seen: list[torch.Tensor] = []
+        drawn = pipe(
+            n,
+            label=label[:n],
+            sampler=sampler,
+            guidance=guidance,
+            seed=3,
+            batch_size=batch_size,
+            trace=lambda q, a: seen.append(a.x0),
+        )
+        return torch.from_numpy(drawn.array), seen[-1]  # type: ignore[return-value]
+
+    pixels, x0 = draw(128, 128)
+    for n, batch_size in ((1, 1), (3, 3), (7, 7), (7, 3), (128, 7), (128, 1)):
+        other, other_x0 = draw(n, batch_size)
+        assert torch.equal(other, pixels[:n]), (n, batch_size)
+        assert torch.equal(other_x0, x0[: len(other_x0)]), (n, batch_size)  # floats, before rounding to pixels
+
+
+def test_seeds_and_indices_give_different_pictures() -> None:
+    pipe = pipeline()
+    a, b = pipe(2, label="Sneaker", seed=0).array, pipe(2, label="Sneaker", seed=1).array
+    assert (a[0] != a[1]).any()
+    assert (a != b).any()
+
+
+def test_guidance_1_is_the_conditional_model_and_0_the_unconditional_one() -> None:
+    pipe = pipeline()
+    plain = pipe(2, label=1, guidance=1.0).array
+    calls: list[int] = []
+    pipe.model.net.register_forward_hook(lambda m, args, out: calls.append(len(args[0])))
+    assert (pipe(2, label=1, guidance=1.0).array == plain).all()
+    assert set(calls) == {8}  # no second half
+    assert (pipe(2, label=1, guidance=0.0).array == pipe(2, label=-1, guidance=1.0).array).all()
+    assert (pipe(2, label=1, guidance=3.0).array != plain).any()
+
+
+def test_a_saved_model_draws_the_same_pictures(tmp_path: Path) -> None:
+    pipe = pipeline(path=Table(), target=V(), inputs=Indexed(1000), sampling=Sampling(Ddim(0.5), 4, 1.5, clip=True))
+    save_model(pipe.config, pipe.model.net.state_dict(), tmp_path / "m")
+    loaded = inkwash.load(tmp_path / "m", device="cpu")
+    assert loaded.config == pipe.config
+    mine, theirs = pipe(3, seed=5), loaded(3, seed=5)
+    assert (mine.array == theirs.array).all()
+    assert mine.labels == theirs.labels == CLASSES
+    assert theirs.settings["sampler"] == {"kind": "ddim", "eta": 0.5, "added": "small"}
+
+
+def test_settings_are_the_models_own_unless_given() -> None:
+    pipe = pipeline()
+    assert (pipe(1).array == pipe(1, steps=3, guidance=2.0, sampler="heun", label=0).array).all()
+    assert (pipe(1, steps=4).array == pipe(1, steps=[1.0, 0.75, 0.5, 0.25, 0.0]).array).all()
+    assert (pipe(1, eta=0.0).array == pipe(1, sampler=Ddim()).array).all()
+    fractions: list[float] = []
+    pipe(9, batch_size=8, watch=fractions.append)
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1.0
+
+
+def test_what_does_not_fit_is_refused_with_the_reason() -> None:
+    pipe = pipeline()
+    for options, message in (
+        ({"label": "Snaeker"}, "no class 'Snaeker'. Did you mean Sneaker"),
+        ({"label": 3}, "indices go from 0 to 2"),
+        ({"label": ["Sneaker"]}, "1 labels were given for n = 2"),
+        ({"sampler": "huen"}, "no sampler 'huen'. Did you mean heun"),
+        ({"sampler": "euler", "eta": 1.0}, "eta = 1.0 belongs to the ddim sampler"),
+        ({"eta": 1.5}, r"eta must lie in \[0, 1\]"),
+        ({"steps": 0}, "at least 1 step"),
+        ({"steps": [0.0, 1.0]}, "must decrease"),
+        ({"batch_size": 0}, "must be at least 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pipe(2, **options)
+    bare = pipeline(classes=(), sampling=Sampling())
+    with pytest.raises(ValueError, match="trained without classes"):
+        bare(1, label="Sneaker")
+    with pytest.raises(ValueError, match="needs a model with classes"):
+        bare(1, guidance=2.0)
+    with pytest.raises(ValueError, match=r"No model in .*nowhere.*there is no such folder"):
+        inkwash.load("nowhere")
+
+
+def test_classes_by_name_in_any_case_and_by_index() -> None:
+    assert [find_class(CLASSES, c) for c in ("sneaker", "2", 2, " Trouser ", -1)] == [2, 2, 2, 1, -1]
+    assert pipeline()(4).labels == (*CLASSES, CLASSES[0])
+
+
+def test_codecs_invert_exactly() -> None:
+    u = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1)
+    assert torch.equal(Pixels().decode(Pixels().encode(u)), u)
+    assert Pixels().encode(u).flatten()[[0, 255]].tolist() == [-1.0, 1.0]
+    scaled, x = Scaled(-3.0, 5.0), torch.linspace(-3, 5, 12).reshape(1, 2, 2, 3)
+    assert scaled.encode(x)[0, :, 0, 0].tolist() == pytest.approx([-1, -1 + 2 / 11, -1 + 4 / 11])
+    assert torch.allclose(scaled.decode(scaled.encode(x)), x, atol=1e-6)
+    assert scaled.picture(x).flatten()[[0, -1]].tolist() == [0, 255]
+    standard, y = Standard((1.0, -2.0), (0.5, 4.0)), torch.tensor([[1.5, 2.0]])
+    assert standard.encode(y).tolist() == [[1.0, 1.0]]
+    assert torch.equal(standard.decode(standard.encode(y)), y)
+
+
+def test_points_are_drawn_by_a_perceptron() -> None:
+    pipe = pipeline(shape=(2,), net=MLP(16, 1), codec=Standard((3.0, 0.0), (2.0, 1.0)), classes=(), sampling=Sampling())
+    x = pipe(500, steps=2).array
+    assert x.shape == (500, 2)
+    assert np.isfinite(x).all()
+    assert (pipe(7, steps=2).array == x[:7]).all()
