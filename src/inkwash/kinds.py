@@ -34,9 +34,9 @@ class OneOf:
                 return value
             if isinstance(value, str):
                 value = {"kind": value}
-            if isinstance(value, dict) and "kind" not in value:
+            if not isinstance(value, dict) or "kind" not in value:
                 raise PydanticCustomError("kind_missing", "needs a `kind`: {kinds}", {"kinds": ", ".join(by_kind)})
-            if isinstance(value, dict) and ":" in str(value["kind"]):
+            if ":" in str(value["kind"]):
                 if not (info.context or {}).get(_TRUST):
                     raise PydanticCustomError(
                         "kind_untrusted",

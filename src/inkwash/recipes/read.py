@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from importlib.resources import files
 from pathlib import Path as File
@@ -53,11 +53,13 @@ def read_recipe(
     given = [k for k in length if k in ("steps", "minutes") and table.get("train", {}).get(k) is not None]
     if len(set(given)) == 1:
         table["train"].pop("minutes" if given[0] == "steps" else "steps", None)
-    mistakes += _unknown(Recipe, table, "")
+    unknown = _unknown(Recipe, table, "")
+    mistakes += unknown
     try:
         recipe: Recipe = from_table(Recipe, table, trust=True)
     except ValueError as error:
-        mistakes += _explain(error)
+        told = tuple(said.split(" ", 1)[0] for said in unknown)
+        mistakes += [said for said in _explain(error) if not said.startswith(told)] if told else _explain(error)
     if mistakes:
         said = list(dict.fromkeys(mistakes))
         head = "This recipe has a mistake:" if len(said) == 1 else f"This recipe has {len(said)} mistakes:"
@@ -112,7 +114,7 @@ def _parse(item: str) -> tuple[str, Any]:
     return key.strip(), value
 
 
-def _unknown(annotation: Any, value: Any, where: str) -> Iterator[str] | list[str]:
+def _unknown(annotation: Any, value: Any, where: str) -> list[str]:
     """What is said of keys and kinds that do not exist, with the nearest that do."""
     cls = _class(annotation, value)
     if cls is None:
@@ -129,7 +131,9 @@ def _unknown(annotation: Any, value: Any, where: str) -> Iterator[str] | list[st
     for key, inner in value.items():
         path = f"{where}.{key}" if where else key
         if key not in names:
-            said.append(f"{path} is unknown. {_nearest(key, names, prefix=where, everywhere=not where or None)}")
+            at_top = [] if where else _elsewhere(key)
+            meant = f"Did you mean {' or '.join(at_top)}?" if at_top else _nearest(key, names, where)
+            said.append(f"{path} is unknown. {meant}")
         else:
             said += _unknown(hints[key], inner, path)
     return said
@@ -174,16 +178,22 @@ def _kinds(annotation: Any) -> list[str]:
     return [k for a in get_args(annotation) for k in _kinds(a)]
 
 
-def _nearest(name: str, names: Sequence[str], prefix: str = "", everywhere: bool | None = None) -> str:
+def _nearest(name: str, names: Sequence[str], where: str = "") -> str:
     shown = [n for n in names if n != "kind"]
-    if everywhere:  # a key of some table, written without the table's name
-        tables = get_type_hints(Recipe, include_extras=True)
-        for table, annotation in tables.items():
-            if is_dataclass(annotation) and name in annotation.__dataclass_fields__:
-                return f"Did you mean {table}.{name}?"
     near = difflib.get_close_matches(name, shown, 1, 0.5)
-    dot = f"{prefix}." if prefix else ""
+    dot = f"{where}." if where else ""
     return f"Did you mean {dot}{near[0]}?" if near else f"There {'are' if len(shown) > 1 else 'is'} {', '.join(shown)}."
+
+
+def _elsewhere(key: str) -> list[str]:
+    """The tables of a recipe that a key written at its top belongs into."""
+    tables = []
+    for table, annotation in get_type_hints(Recipe, include_extras=True).items():
+        kinds = _kinds(annotation)
+        classes = [_class(annotation, kind) for kind in kinds] if kinds else [annotation]
+        if any(is_dataclass(c) and key in c.__dataclass_fields__ for c in classes):
+            tables.append(f"{table}.{key}")
+    return tables
 
 
 def _without_kind(table: Table) -> Table:

@@ -1,0 +1,96 @@
+"""Recipes: every mistake is told, all at once, with the nearest right name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inkwash import CosineBetas, Ddim, RecipeError, Table, UNet, read_recipe
+from inkwash.recipes import builtin_names, write_recipe
+
+
+def mistakes(source: Any, *args: Any) -> list[str]:
+    with pytest.raises(RecipeError) as error:
+        read_recipe(source, *args)
+    return str(error.value).split("\n  - ")[1:]
+
+
+def test_all_mistakes_are_told_at_once_with_the_nearest_names() -> None:
+    said = mistakes(
+        {
+            "data": {"source": "x", "sise": 3},
+            "trian": {"steps": 3},
+            "path": "tabel",
+            "net": {"kind": "unet", "widht": [3]},
+            "optim": {"kind": "adamw", "lr": "fast"},
+            "train": {"batch_size": 0},
+            "sampler": {"method": {"kind": "ddim", "eta": 3}},
+        },
+        None,
+        ["lr=3", "foo"],
+    )
+    expected = [
+        "--set 'foo' is not of the form key=value",
+        "data.sise is unknown. Did you mean data.size?",
+        "trian is unknown. Did you mean train?",
+        "path = 'tabel' is unknown. Did you mean table?",
+        "net.widht is unknown. Did you mean net.widths?",
+        "lr is unknown. Did you mean optim.lr?",
+        "optim.lr = 'fast' should be a valid number",
+        "train: batch_size = 0 must be more than 0.",
+        "eta must lie in [0, 1]",
+    ]
+    assert len(said) == len(expected), said
+    for one in expected:
+        assert any(one in line for line in said), one
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"path": "linear"}, "data is missing."),
+        ({"data": {"source": "x"}, "net": {"preset": "tiny"}}, "net: needs a `kind`: unet, mlp"),
+        ({"data": {"source": "x"}, "path": {"kind": "table", "betas": "cosin"}}, "Did you mean cosine?"),
+        ({"data": {"source": "x"}, "train": {"steps": 1, "minutes": 1}}, "both say how long"),
+        ({"data": {"source": "x"}, "train": {"batch_size": 10, "accumulate": 3}}, "does not divide"),
+    ],
+)
+def test_one_mistake_gives_one_line(source: dict[str, Any], message: str) -> None:
+    said = mistakes(source)
+    assert len(said) == 1
+    assert message in said[0]
+
+
+def test_files_that_are_missing_or_not_toml(tmp_path: Path) -> None:
+    (tmp_path / "photos.toml").write_text("[data\n")
+    with pytest.raises(RecipeError, match=r"no recipe file .*photo\.toml. Did you mean .*photos\.toml"):
+        read_recipe(tmp_path / "photo.toml")
+    with pytest.raises(RecipeError, match=r"photos\.toml cannot be read as TOML"):
+        read_recipe(tmp_path / "photos.toml")
+
+
+def test_overrides_go_over_the_recipe_and_the_last_length_wins() -> None:
+    base = {"data": {"source": "x"}, "train": {"minutes": 5}, "sampler": {"method": "heun"}}
+    sets = ["sampler.method.kind=ddim", "sampler.method.eta=0.5"]
+    recipe = read_recipe(base, {"train.steps": 7, "train.lr": None}, ["net=unet", "net.preset=tiny", *sets])
+    assert (recipe.train.steps, recipe.train.minutes) == (7, None)
+    assert recipe.net == UNet("tiny")
+    assert recipe.sampler.method == Ddim(0.5)
+    assert base == {"data": {"source": "x"}, "train": {"minutes": 5}, "sampler": {"method": "heun"}}
+
+
+def test_a_source_that_is_no_recipe_gets_the_defaults() -> None:
+    assert read_recipe("photos/").data.source == "photos/"
+    assert read_recipe("photos/").train.minutes == 30
+
+
+def test_builtin_recipes_are_valid_and_survive_toml(tmp_path: Path) -> None:
+    assert "fashion-mnist" in builtin_names()
+    for name in builtin_names():
+        recipe = read_recipe(name)
+        (tmp_path / "r.toml").write_text(write_recipe(recipe))
+        assert read_recipe(tmp_path / "r.toml") == recipe
+    table = read_recipe({"data": {"source": "x"}, "path": {"kind": "table", "betas": {"kind": "cosine", "steps": 9}}})
+    assert table.path == Table(CosineBetas(9))
