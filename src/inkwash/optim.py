@@ -53,7 +53,7 @@ class AdamW(Component):
     def build(self, net: nn.Module) -> list[torch.optim.Optimizer]:
         """The optimisers for the net's parameters."""
         matrices, rest = _split(net)
-        return [_adamw(matrices, rest, self.lr, self.betas, self.weight_decay)]
+        return _adamw(matrices, rest, self.lr, self.betas, self.weight_decay)
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,10 @@ class Muon(Component):
         matrices, rest = _split(net)
         wide = [p for p in matrices if min(p.shape[0], p[0].numel()) >= 16]
         thin = [p for p in matrices if min(p.shape[0], p[0].numel()) < 16]  # too few directions to orthogonalise
-        return [
-            Orthogonalised(wide, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay),
-            _adamw(thin, rest, self.lr, self.betas, self.weight_decay),
-        ]
+        muon = (
+            [Orthogonalised(wide, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)] if wide else []
+        )
+        return [*muon, *_adamw(thin, rest, self.lr, self.betas, self.weight_decay)]
 
 
 AnyOptim = Annotated[AdamW | Muon, OneOf()]
@@ -140,9 +140,11 @@ class Orthogonalised(torch.optim.Optimizer):
 
 def _adamw(
     decayed: list[nn.Parameter], rest: list[nn.Parameter], lr: float, betas: tuple[float, float], weight_decay: float
-) -> torch.optim.Optimizer:
+) -> list[torch.optim.Optimizer]:
+    """One optimiser, or none where there is nothing for it."""
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, fused=True)
+    groups = [g for g in groups if g["params"]]
+    return [torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)] if groups else []
 
 
 def _split(net: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

@@ -40,7 +40,7 @@ class Ema:
         mine: list[Tensor] = list(self.net.parameters())
         theirs: list[Tensor] = list(net.parameters())
         step = torch._foreach_sub(theirs, mine)
-        torch._foreach_mul_(step, (1 - power_beta(n, self.sigma_rel)) * ok)
+        torch._foreach_mul_(step, ok.to(mine[0].dtype) * (1 - power_beta(n, self.sigma_rel)))
         torch._foreach_add_(mine, step)
         for a, b in zip(self.net.buffers(), net.buffers(), strict=True):
             a.copy_(b)
