@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import urllib.request
 from collections.abc import Callable
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 
@@ -46,16 +47,14 @@ def fetch(known: Known, split: Split, cache: Path, progress: Progress | None = N
 def ways(known: Known, split: Split, cache: Path, progress: Progress | None = None) -> list[Way]:
     """Where to look, in order: (a description for people, a function that finds the files or raises)."""
     by_hand = cache / "downloads" / known.name
-    found: list[Way] = [(f"the cache folder {by_hand}", lambda: from_folder(known, split, by_hand))]
+    found: list[Way] = [(f"the cache folder {by_hand}", partial(from_folder, known, split, by_hand))]
     if known.package:
         system = _SYSTEM / known.name
-        found.append((f"Debian's installed files {system}", lambda: from_folder(known, split, system)))
-    found += [
-        (f"download from {url}", lambda url=url: _from_web(known, split, url, cache, progress)) for url in known.urls
-    ]
+        found.append((f"Debian's installed files {system}", partial(from_folder, known, split, system)))
+    found += [(f"download from {url}", partial(_from_web, known, split, url, cache, progress)) for url in known.urls]
     if known.package:
         found.append(
-            (f"apt-get download {known.package}", lambda: _from_apt(known, split, cache, progress)),
+            (f"apt-get download {known.package}", partial(_from_apt, known, split, cache, progress)),
         )
     return found
 

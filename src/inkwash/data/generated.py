@@ -48,7 +48,7 @@ def points(name: str, split: Split = "train", limit: int | None = None) -> Datas
     else:
         classes = ("E", "NE", "N", "NW", "W", "SW", "S", "SE")
         labels = _choose(i, 8, *key)
-        xy = np.sqrt(2.0) * _circle(labels * (np.pi / 4)) + 0.1 * _normals(i, *key)
+        xy = np.sqrt(2.0) * _circle(labels.astype(np.float64) * (np.pi / 4)) + 0.1 * _normals(i, *key)
     data = xy.astype(np.float32)
     return Dataset(name, data, labels, classes, None, fingerprint(data, labels, classes, None), generated=True)
 

@@ -42,7 +42,7 @@ def mix(index: npt.ArrayLike, *key: int) -> U64:
 
 
 def uniform(index: npt.ArrayLike, *key: int) -> npt.NDArray[np.float64]:
-    """Uniform numbers in (0, 1), float64, one for each index: the upper 52 bits of `mix`, at the middle of their bin."""
+    """Uniform numbers in (0, 1), float64, one for each index: the upper 52 bits of `mix`, mid-bin."""
     return ((mix(index, *key) >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
 
 

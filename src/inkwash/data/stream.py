@@ -20,11 +20,11 @@ Index = npt.NDArray[np.int64]
 
 class Rows(NamedTuple):
     """A batch as it is stored: images [B, H, W, C] or points [B, D], a contiguous copy; labels [B] int64 or None;
-    index [B], which examples of the data set they are."""
+    example [B], which examples of the data set they are."""
 
     images: Array
     labels: Index | None
-    index: Index
+    example: Index
 
 
 @dataclass(frozen=True)
