@@ -65,18 +65,22 @@ def draw(density: Density, batch: Batch, noise: Noise) -> Tensor:
     """Training times [B] float64 for a batch: a pure function of the seed and of batch.number and batch.size.
 
     Stratified: t_i = quantile(frac(u_step + pi(i)/size)), with one u and one permutation pi a step, the same on every
-    rank; else independent.
+    rank (math.md, eq. 23); else independent. All times of the whole batch are computed wherever some are needed:
+    vectorised sigmoids differ in the last bit with the number of rows.
     """
-    if not density.stratified:
-        return density(noise.uniform(0, Stream.TIME))
     steps, positions = batch.number // batch.size, batch.number % batch.size
-    u = torch.empty(len(batch.number), dtype=torch.float64)
+    t = torch.empty(len(batch.number), dtype=torch.float64)
     for step in torch.unique(steps):  # one, unless a caller mixes examples of several steps
+        whole = noise.at(step * batch.size + torch.arange(batch.size))
+        if density.stratified:
+            shift = noise.at(step.reshape(1)).uniform(1, Stream.TIME)
+            strata = whole.uniform(2, Stream.TIME).argsort(stable=True)
+            u = (shift + strata.double() / batch.size) % 1.0
+        else:
+            u = whole.uniform(0, Stream.TIME)
         rows = steps == step
-        shift = noise.at(step.reshape(1)).uniform(1, Stream.TIME)
-        strata = noise.at(step * batch.size + torch.arange(batch.size)).uniform(2, Stream.TIME).argsort(stable=True)
-        u[rows] = (shift + strata[positions[rows]] / batch.size) % 1.0
-    return density(u.clamp(1e-12, 1 - 1e-12))
+        t[rows] = density(u.clamp(1e-12, 1 - 1e-12))[positions[rows]]
+    return t
 
 
 def grid(steps: int | Sequence[float], batch: int) -> Tensor:
