@@ -1,0 +1,128 @@
+"""`inkwash sample`: new pictures from a model."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from inkwash.cli.command import refuse
+from inkwash.cli.words import check_ending, free_name, say, some
+
+if TYPE_CHECKING:
+    from inkwash.pipeline import Pipeline
+
+_what, _how, _where = (partial(typer.Option, rich_help_panel=name) for name in ("What", "How", "Where to"))
+
+
+def sample(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or a model's.")],
+    n: Annotated[
+        int | None,
+        _what("-n", help="How many (default: 4 of each class, or 16; 2000 points).", min=1),
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        _what(help="A class by name or index, repeatable, or all (default: all in turn)."),
+    ] = None,
+    guidance: Annotated[
+        float | None,
+        _what(help="How strictly to follow labels; 1 is off (default: the model's)."),
+    ] = None,
+    seed: Annotated[int, _what(help="Other seeds, other pictures.")] = 0,
+    sampler: Annotated[str | None, _how(help="heun, euler, ddim or ancestral (default: the model's).")] = None,
+    steps: Annotated[int | None, _how(help="Steps of the sampler (default: the model's).")] = None,
+    eta: Annotated[float | None, _how(help="Fresh noise of ddim, from 0 (none) to 1 (ancestral).")] = None,
+    batch_size: Annotated[int, _how(help="How many at once: memory, not results.", min=1)] = 128,
+    device: Annotated[str, _how(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    precision: Annotated[Literal["fp32", "bf16"], _how(help="What the network computes in.")] = "fp32",
+    trust: Annotated[bool, _how("--trust", help="Run code from outside inkwash that the model names.")] = False,
+    out: Annotated[
+        Path | None,
+        _where(help="The picture (default: samples.png, or samples-2.png ... in this folder)."),
+    ] = None,
+    columns: Annotated[
+        int | None,
+        _where(help="Pictures in a row (default: the classes, or a square).", min=1),
+    ] = None,
+    gif: Annotated[
+        Path | None,
+        _where(help="The denoising: what is seen, and what is expected of it."),
+    ] = None,
+    npy: Annotated[Path | None, _where(help="The samples as an array.")] = None,
+) -> None:
+    """Draw new pictures from a model.
+
+    A picture depends on the model, the seed, its number and the settings; not on how many are drawn, nor in which
+    batches. The settings are written into the PNG.
+    """
+    refuse(
+        [
+            *check_ending(out, ".png", "--out"),
+            *check_ending(gif, ".gif", "--gif"),
+            *check_ending(npy, ".npy", "--npy"),
+        ]
+    )
+    from inkwash.pipeline import load
+
+    pipe = load(run, device=device, precision=precision, trust=trust)
+    labels = _labels(pipe, label or [])
+    count = n if n is not None else _count(pipe, labels)
+    from inkwash.cli.terminal import bar
+    from inkwash.gallery import Trace, sheet
+
+    trace = Trace() if gif is not None else None
+    with bar("Sampling") as told:
+        samples = pipe(
+            count,
+            label=[labels[i % len(labels)] for i in range(count)] if labels else None,
+            steps=steps,
+            sampler=sampler,
+            eta=eta,
+            guidance=guidance,
+            seed=seed,
+            batch_size=batch_size,
+            watch=told,
+            trace=trace,
+        )
+    for file in (out, gif, npy):
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+    written = []
+    if out is not None or samples.array.ndim != 2 or samples.array.shape[1] == 2:
+        from inkwash.pictures import save_png
+
+        out = out or free_name(Path("samples.png"))
+        save_png(sheet(samples, columns), out, samples.settings)
+        written.append(out)
+    if gif is not None and trace is not None:
+        from inkwash.pictures import save_gif
+
+        save_gif(trace.frames(samples), gif)
+        written.append(gif)
+    if npy is not None:
+        import numpy as np
+
+        np.save(npy, samples.array)
+        written.append(npy)
+    what = "picture" if len(pipe.config.shape) == 3 else "point"
+    if written:
+        say(f"{some(count, what)} in {', '.join(map(str, written))}")
+    else:
+        say("Vectors have no picture; --npy FILE.npy saves them.")
+
+
+def _labels(pipe: Pipeline, asked: list[str]) -> list[str]:
+    """The labels to go round; none for every class in turn."""
+    is_class = any(c.casefold() == "all" for c in pipe.config.classes)
+    return [] if len(asked) == 1 and asked[0].casefold() == "all" and not is_class else asked
+
+
+def _count(pipe: Pipeline, labels: list[str]) -> int:
+    """How many samples make a good picture."""
+    if len(pipe.config.shape) == 1:
+        return 2000
+    classes = len(labels or pipe.config.classes)
+    return 4 * classes if 1 < classes <= 20 else 16

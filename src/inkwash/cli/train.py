@@ -1,0 +1,281 @@
+"""`inkwash train`: from pictures to a model."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from inkwash.cli.command import mistakes_so_far, refuse
+from inkwash.cli.terminal import Stopper, bar, counted, live
+from inkwash.cli.words import duration, number, say, size, some, table
+
+if TYPE_CHECKING:
+    from inkwash.recipes import Recipe
+    from inkwash.training import Plan, Progress
+
+_length, _data, _model, _run = (
+    partial(typer.Option, rich_help_panel=name)
+    for name in ("How long and how fast", "Data", "Model and learning", "The run")
+)
+
+
+def train(
+    ctx: typer.Context,
+    source: Annotated[
+        str | None,
+        typer.Argument(metavar="SOURCE|RECIPE.toml", help="A folder, archive, array, name of data, or a recipe."),
+    ] = None,
+    steps: Annotated[int | None, _length(help="Train for so many steps.")] = None,
+    minutes: Annotated[
+        float | None,
+        _length(help="Train for so many minutes (default: 30, unless --steps)."),
+    ] = None,
+    batch_size: Annotated[int | None, _length(help="Examples in a step (default: 128).")] = None,
+    device: Annotated[str | None, _length(help="auto, cpu, cuda, cuda:1, mps (default: auto).")] = None,
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16"] | None,
+        _length(help="auto takes bf16 where it is faster (default: auto)."),
+    ] = None,
+    compile: Annotated[bool | None, _length("--compile/--no-compile", help="torch.compile the network.")] = None,
+    frame: Annotated[
+        str | None,
+        _data("--size", help="Pixels: 32, or HEIGHTxWIDTH as in 48x64 (default: the data's)."),
+    ] = None,
+    resize: Annotated[
+        Literal["crop", "pad", "stretch"] | None,
+        _data(help="How pictures are brought to that size (default: crop)."),
+    ] = None,
+    flip: Annotated[bool | None, _data("--flip/--no-flip", help="Mirror half of the pictures.")] = None,
+    val_fraction: Annotated[
+        float | None,
+        _data(help="Share of pictures held out, to measure on (default: 0)."),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        _model(help="Size of the U-Net: tiny, small or base (default: small)."),
+    ] = None,
+    lr: Annotated[float | None, _model(help="Learning rate (default: 2e-3).")] = None,
+    guidance: Annotated[
+        float | None,
+        _model(help="Guidance of the samples drawn on the way (default: 1)."),
+    ] = None,
+    init_from: Annotated[str | None, _model(metavar="MODEL", help="Start from a trained model.")] = None,
+    sets: Annotated[
+        list[str] | None,
+        _model("--set", metavar="KEY=VALUE", help="Any value of the recipe; repeatable."),
+    ] = None,
+    out: Annotated[Path | None, _run(help="The run's folder (default: runs/NAME).")] = None,
+    resume: Annotated[
+        Path | None,
+        _run(metavar="RUN", help="Go on with a run, or from one of its checkpoints."),
+    ] = None,
+    seed: Annotated[int | None, _run(help="Of all randomness (default: 0).")] = None,
+    dry_run: Annotated[bool, _run("--dry-run", help="Only say what it would cost.")] = False,
+) -> None:
+    """Train a model on pictures, or on points.
+
+    The run's folder can be sampled from while it grows.
+
+    inkwash train photos/ --size 64 --minutes 60
+
+    inkwash train --resume runs/photos --minutes 120
+    """
+    mistakes = mistakes_so_far(ctx)
+    overrides = {
+        "net": preset and {"kind": "unet", "preset": preset},
+        "data.size": _frame(frame, mistakes),
+        "data.resize": resize,
+        "data.flip": flip,
+        "data.val_fraction": val_fraction,
+        "optim.lr": lr,
+        "sampler.guidance": guidance,
+        "train.steps": steps,
+        "train.minutes": minutes,
+        "train.batch_size": batch_size,
+        "train.seed": seed,
+        "train.device": device,
+        "train.precision": precision,
+        "train.compile": compile,
+        "train.init_from": init_from,
+    }
+    if resume is not None:
+        if source is not None:
+            mistakes.append(f"{source} and --resume {resume} both say what to train. A resumed run has its own data.")
+        if out is not None:
+            mistakes.append(f"--out {out} and --resume {resume} both say where. A resumed run stays in its folder.")
+        recipe, folder = _resumed(resume, overrides, sets or (), mistakes)
+    elif source is None:
+        refuse([*mistakes, "Give something to train on: a folder of pictures, or for a first try `fashion-mnist`."])
+        return
+    else:
+        recipe, folder = _fresh(source, overrides, sets or (), out, mistakes)
+    if dry_run:
+        from inkwash.training import plan
+
+        with bar("Preparing data") as told:
+            figures = plan(recipe, counted(told))
+        say(_costs(figures))
+        return
+    last = run_training(recipe, folder, resume=resume)
+    finish(folder, last, recipe)
+
+
+def run_training(recipe: Recipe, folder: Path, *, resume: Path | None = None) -> Progress | None:
+    """Train, showing it on the terminal; the last progress. Exits with 130 on a second Ctrl-C."""
+    from inkwash.training import train as training
+
+    last: Progress | None = None
+    with live(str(folder), recipe.train.checkpoint_every) as shown, Stopper(shown.asked_to_stop) as stopper:
+        stopped = False
+        try:
+            for progress in training(recipe, folder, resume=resume, stop=stopper, data_progress=shown.preparing):
+                if last is None:
+                    stopper.gentle = True
+                shown.report(progress)
+                last = progress
+        except KeyboardInterrupt:
+            stopped = True
+    if stopped:
+        resumable = any((folder / "checkpoints").glob("step-*"))
+        say(f"Stopped at once. {'Go on from the last checkpoint with' if resumable else 'Nothing was saved yet.'}")
+        if resumable:
+            say(f"  {again(folder)}")
+        raise typer.Exit(130)
+    return last
+
+
+def finish(folder: Path, last: Progress | None, recipe: Recipe) -> None:
+    """Say where a run ended, and what one can do now."""
+    if last is None:
+        return
+    spent = f"{some(last.step, 'step')} in {duration(last.seconds)}"
+    if last.fraction < 1:
+        if not any((folder / "checkpoints").glob("step-*")):
+            say(f"Stopped before the first step: there is nothing to go on from. {folder} can be deleted.")
+            return
+        say(f"Stopped after {spent}; saved. Go on with\n  {again(folder)}")
+        return
+    if last.saved is None:  # resumed at its end
+        more = f"--steps {2 * last.step}" if recipe.train.steps else f"--minutes {2 * (recipe.train.minutes or 0):g}"
+        say(f"{folder} is trained to its end: {spent}. To train it longer:\n  {again(folder)} {more}")
+        return
+    say(f"Trained for {spent}.")
+    latest = max((folder / "samples").glob("step-*.png"), default=None)
+    say(table({"samples": str(latest or ""), "model": str(folder / "model"), "metrics": str(folder / "metrics.jsonl")}))
+    say("Next:")
+    quoted = shlex.quote(str(folder))
+    say(f"  inkwash sample {quoted} --gif denoising.gif\n  inkwash info {quoted}")
+
+
+def again(folder: Path) -> str:
+    """The command that goes on with a run."""
+    return f"inkwash train --resume {shlex.quote(str(folder))}"
+
+
+def _fresh(
+    source: str, overrides: Mapping[str, Any], sets: Sequence[str], out: Path | None, mistakes: list[str]
+) -> tuple[Recipe, Path]:
+    """The recipe of a new run and its folder; all mistakes told."""
+    from inkwash.recipes import read_recipe
+    from inkwash.training.run import Run
+
+    recipe = _try(lambda: read_recipe(source, overrides, sets), mistakes)
+    run: Any = _try(lambda: Run.new(out, recipe), mistakes) if out is not None or recipe is not None else None
+    _check_machine(overrides, recipe, mistakes)
+    refuse(mistakes)
+    return recipe, run.folder
+
+
+def _resumed(
+    resume: Path, overrides: Mapping[str, Any], sets: Sequence[str], mistakes: list[str]
+) -> tuple[Recipe, Path]:
+    """The recipe of a run to go on with, and its folder; differences are said, mistakes told."""
+    from inkwash.training import resume_recipe
+    from inkwash.training.run import Run
+
+    found = _try(lambda: resume_recipe(resume, overrides, sets), mistakes)
+    _check_machine(overrides, found and found[0], mistakes)
+    refuse(mistakes)
+    recipe, differences = found
+    for line in differences:
+        say(f"Changed: {line}")
+    return recipe, Run.at(resume).folder
+
+
+def _check_machine(overrides: Mapping[str, Any], recipe: Recipe | None, mistakes: list[str]) -> None:
+    """What is missing here of what a recipe, or else the options, ask for: the device, the model to start from."""
+    from inkwash.device import pick_device
+    from inkwash.modelfolder import find_model
+
+    device = recipe.train.device if recipe else overrides["train.device"]
+    start = recipe.train.init_from if recipe else overrides["train.init_from"]
+    if device:
+        _try(lambda: pick_device(device), mistakes)
+    if start:
+        _try(lambda: find_model(start), mistakes)
+
+
+def _try(what: Callable[[], Any], mistakes: list[str]) -> Any:
+    """What a call returns, or None with what it says noted."""
+    try:
+        return what()
+    except ValueError as error:
+        mistakes += getattr(error, "mistakes", [str(error)])
+        return None
+
+
+def _frame(text: str | None, mistakes: list[str]) -> int | list[int] | None:
+    if text is None:
+        return None
+    if match := re.fullmatch(r"(\d+)(?:\s*[x×,]\s*(\d+))?", text.strip().lower()):
+        return [int(match[1]), int(match[2])] if match[2] else int(match[1])
+    mistakes.append(f"--size {text} is not a size. Give pixels, as in 32, or HEIGHTxWIDTH, as in 48x64.")
+    return None
+
+
+def _costs(plan: Plan) -> str:
+    """The figures of a dry run."""
+    train = plan.recipe.train
+    images = "picture" if len(plan.shape) == 3 else "point"
+    precision = train.precision
+    return "\n".join(
+        [
+            table(
+                {
+                    "data": f"{plan.name}, {some(plan.images, images)} of shape {' x '.join(map(str, plan.shape))}"
+                    + (f", and {plan.held_out:,} held out" if plan.held_out else ""),
+                    "classes": _listed(plan.classes),
+                    "parameters": number(plan.parameters),
+                    "FLOPs": f"{_flops(plan.flops)} for one {images} forward",
+                    "memory": f"about {size(plan.memory)}",
+                    "device": f"{plan.device}, {precision}",
+                    "step": f"{_milliseconds(plan.step_seconds)} of {train.batch_size} {images}s, measured: "
+                    f"{train.batch_size / plan.step_seconds:,.0f} {images}s/s",
+                    "length": f"{some(plan.steps, 'step')}, {plan.epochs:,.1f} times through the data",
+                    "time": f"about {duration(plan.seconds)}",
+                }
+            ),
+            "Nothing was written: this was a dry run.",
+        ]
+    )
+
+
+def _listed(classes: Sequence[str]) -> str:
+    if not classes:
+        return "none"
+    return f"{len(classes)}: {', '.join(classes[:10])}{' …' if len(classes) > 10 else ''}"
+
+
+def _flops(count: float) -> str:
+    scale, unit = next((s, u) for s, u in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k"), (1, "")) if count >= s)
+    return f"{count / scale:.3g}{unit}"
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:,.0f} ms" if seconds < 1 else f"{seconds:,.2f} s"
