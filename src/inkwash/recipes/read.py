@@ -63,7 +63,7 @@ def read_recipe(
     if mistakes:
         said = list(dict.fromkeys(mistakes))
         head = "This recipe has a mistake:" if len(said) == 1 else f"This recipe has {len(said)} mistakes:"
-        raise RecipeError("\n  - ".join([head, *said]))
+        raise RecipeError("\n  - ".join([head, *said]), said)
     return recipe
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -17,7 +18,11 @@ from inkwash.types import Component
 
 
 class RecipeError(ValueError):
-    """A recipe that cannot be run; the message lists everything that is wrong with it."""
+    """A recipe that cannot be run; the message lists everything that is wrong with it, `mistakes` has it one by one."""
+
+    def __init__(self, message: str, mistakes: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.mistakes = tuple(mistakes) or (message,)
 
 
 @dataclass(frozen=True)

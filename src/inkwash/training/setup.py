@@ -46,7 +46,7 @@ def set_up(recipe: Recipe, dataset: Dataset) -> Setup:
     Raises ValueError for a network that does not fit the data's shape, or a model to start from that does not fit it.
     """
     device = pick_device(recipe.train.device)
-    codec = _codec(dataset)
+    codec = codec_for(dataset)
     net = recipe.net or (UNet() if len(dataset.shape) == 3 else MLP())
     if isinstance(net, UNet):
         net = net.resolve(dataset.shape)
@@ -80,7 +80,8 @@ def set_up(recipe: Recipe, dataset: Dataset) -> Setup:
     return Setup(recipe, config, model, dataset, device)
 
 
-def _codec(dataset: Dataset) -> Codec:
+def codec_for(dataset: Dataset) -> Codec:
+    """What brings these data to about [-1, 1], or to unit deviation: decided by their type and shape."""
     data = dataset.images
     if data.ndim == 2:
         mean, std = data.mean(0, dtype=np.float64), data.std(0, dtype=np.float64)
