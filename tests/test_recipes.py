@@ -94,3 +94,8 @@ def test_builtin_recipes_are_valid_and_survive_toml(tmp_path: Path) -> None:
         assert read_recipe(tmp_path / "r.toml") == recipe
     table = read_recipe({"data": {"source": "x"}, "path": {"kind": "table", "betas": {"kind": "cosine", "steps": 9}}})
     assert table.path == Table(CosineBetas(9))
+
+
+def test_an_override_that_was_not_given_does_not_end_another_ones_meaning():
+    recipe = read_recipe("fashion-mnist", {"train.steps": 5, "train.minutes": None})
+    assert (recipe.train.steps, recipe.train.minutes) == (5, None)

@@ -40,16 +40,16 @@ def read_recipe(
     """
     mistakes: list[str] = []
     table = _tables(source)
-    for key, value in (overrides or {}).items():
-        if value is not None:
-            _put(table, key, value)
+    chosen = {key: value for key, value in (overrides or {}).items() if value is not None}
+    for key, value in chosen.items():
+        _put(table, key, value)
     for item in sets:
         try:
             _put(table, *_parse(item))
         except ValueError as error:
             mistakes.append(str(error))
     # How long is one fact with two names: what is said last replaces the other.
-    length = [k.removeprefix("train.") for k in (*(overrides or {}), *(s.partition("=")[0].strip() for s in sets))]
+    length = [k.removeprefix("train.") for k in (*chosen, *(s.partition("=")[0].strip() for s in sets))]
     given = [k for k in length if k in ("steps", "minutes") and table.get("train", {}).get(k) is not None]
     if len(set(given)) == 1:
         table["train"].pop("minutes" if given[0] == "steps" else "steps", None)
