@@ -109,11 +109,14 @@ class ResBlock(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """x + attention over all positions of x [B, C, H, W]. The output projection starts at zero."""
+    """x + attention over all positions of x [B, C, H, W]. The output projection starts at zero.
+
+    As many heads as divide the channels with at least head_dim each; one head where there are fewer channels.
+    """
 
     def __init__(self, channels: int, head_dim: int) -> None:
         super().__init__()
-        self.heads = max(1, channels // head_dim)
+        self.heads = next(n for n in range(max(1, channels // head_dim), 0, -1) if channels % n == 0)
         self.norm = norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = zeroed(nn.Conv2d(channels, channels, 1))

@@ -20,11 +20,12 @@ Preset = Literal["tiny", "small", "base"]
 class UNet(Component):
     """A U-Net's configuration: a preset, and what to change in it. A field that is None is the preset's.
 
-    preset: tiny (0.2M parameters, for tests and first tries), small (2M, small pictures on a CPU), base (13M, a GPU).
+    preset: tiny (0.3M parameters, for tests and first tries), small (2M, small pictures on a CPU), base (15M, a GPU).
     patch: side of the squares of pixels that are folded into channels at the door; doubled by the presets for each
     doubling of the longer side beyond 40 pixels. widths: channels at each level, each of half the former's side.
     depth: residual blocks on the way down and again on the way up, at each level. attention: the levels, counted from
-    0, that have self-attention. head_dim: channels per attention head. dropout: in [0, 1), inside the residual blocks.
+    0, that have self-attention. head_dim: the least number of channels per attention head. dropout: in [0, 1), inside
+    the residual blocks.
     Raises ValueError for values that make no network.
     """
 
@@ -53,28 +54,7 @@ class UNet(Component):
 
     def resolve(self, shape: tuple[int, ...]) -> UNet:
         """The same network for pictures of shape (C, H, W) with every field stated, whatever presets become later."""
-        preset = _PRESETS[self.preset]
-        patch, longest = preset.patch, max(shape[-2:])
-        while longest > 40:
-            patch, longest = 2 * patch, -(-longest // 2)
-        full = replace(
-            self,
-            patch=patch if self.patch is None else self.patch,
-            widths=preset.widths if self.widths is None else self.widths,
-            depth=preset.depth if self.depth is None else self.depth,
-            head_dim=preset.head_dim if self.head_dim is None else self.head_dim,
-        )
-        widths = full.widths or ()
-        attention = preset.attention if self.attention is None else self.attention
-        if self.attention is None and self.widths is not None:
-            attention = (len(widths) - 1,) if preset.attention else ()  # the preset's idea: at the bottom
-        if bad := [level for level in attention if not 0 <= level < len(widths)]:
-            raise ValueError(f"UNet attention names level {bad[0]}, but widths has the levels 0 to {len(widths) - 1}.")
-        if bad := [
-            widths[i] for i in attention if widths[i] % (full.head_dim or 1) and widths[i] > (full.head_dim or 1)
-        ]:
-            raise ValueError(f"UNet head_dim {full.head_dim} does not divide the width {bad[0]} of an attention level.")
-        return replace(full, attention=tuple(attention))
+        return replace(self, **vars(self._sizes(shape)))
 
     def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
         """The module for pictures of shape (C, H, W), with labels 0 .. classes - 1 (0: without labels).
@@ -83,11 +63,29 @@ class UNet(Component):
         """
         if len(shape) != 3:
             raise ValueError(f"A UNet takes pictures (channels, height, width), not data of shape {shape}: use an MLP.")
-        full = self.resolve(shape)
-        net = _Module(full, shape[0], classes)
+        net = _Module(self._sizes(shape), self.dropout, shape[0], classes)
         _check_size(shape[1], shape[2], net.factor)
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's annotations
         return net
+
+    def _sizes(self, shape: tuple[int, ...]) -> _Sizes:
+        preset = _PRESETS[self.preset]
+        patch, longest = preset.patch, max(shape[-2:])
+        while longest > 40:
+            patch, longest = 2 * patch, -(-longest // 2)
+        widths = preset.widths if self.widths is None else self.widths
+        attention = preset.attention if self.attention is None else self.attention
+        if self.attention is None and self.widths is not None:
+            attention = (len(widths) - 1,) if preset.attention else ()  # the presets attend at the bottom
+        if bad := [level for level in attention if not 0 <= level < len(widths)]:
+            raise ValueError(f"UNet attention names level {bad[0]}, but widths has the levels 0 to {len(widths) - 1}.")
+        return _Sizes(
+            patch=patch if self.patch is None else self.patch,
+            widths=widths,
+            depth=preset.depth if self.depth is None else self.depth,
+            attention=attention,
+            head_dim=preset.head_dim if self.head_dim is None else self.head_dim,
+        )
 
 
 @dataclass(frozen=True)
@@ -145,16 +143,15 @@ class _Module(nn.Module):
     (the 3x3 convolutions of the blocks that follow smooth it), joined to what the way down left at this level.
     """
 
-    def __init__(self, config: UNet, channels: int, classes: int) -> None:
+    def __init__(self, sizes: _Sizes, dropout: float, channels: int, classes: int) -> None:
         super().__init__()
-        patch, widths, depth = config.patch or 1, config.widths or (), config.depth or 1
-        attention = config.attention or ()
+        patch, widths, depth = sizes.patch, sizes.widths, sizes.depth
         self.channels, self.patch = channels, patch
         self.factor = patch * 2 ** (len(widths) - 1)
-        heads = [config.head_dim if i in attention else None for i in range(len(widths))]
+        head_dims = [sizes.head_dim if i in sizes.attention else None for i in range(len(widths))]
 
         def level(i: int, depth: int) -> _Level:
-            return _Level(widths[i], depth, heads[i], config.dropout)
+            return _Level(widths[i], depth, head_dims[i], dropout)
 
         last = len(widths) - 1
         self.stem = nn.Conv2d(channels * patch**2, widths[0], 3, padding=1)
