@@ -1,0 +1,10 @@
+"""Pictures for people to look at: sheets of images, charts, scatters, and PNG and GIF files that appear whole.
+
+Drawn with Pillow alone, and Pillow is only imported when something is drawn.
+"""
+
+from inkwash.pictures.chart import line_plot, scatter, ticks
+from inkwash.pictures.files import read_settings, save_gif, save_png
+from inkwash.pictures.sheet import grid, strip
+
+__all__ = ["grid", "line_plot", "read_settings", "save_gif", "save_png", "scatter", "strip", "ticks"]
