@@ -121,6 +121,7 @@ class _Loop:
             due = {name for name, n in every.items() if losses and state.step % n == 0}
             validate = self.validation is not None and losses and state.step % self.recipe.evaluation.every == 0
             if finished or stopping or due or validate:
+                self._refuse_to_go_on_blind()
                 steps, now = state.step - last[0], time.perf_counter()
                 rate = steps * train.batch_size / max(now - last[1], 1e-9)
                 loss = self.validation(state.ema.net) if self.validation and (validate or finished) else None
@@ -231,15 +232,8 @@ class _Loop:
         sampled: File | None = None,
         done: bool = False,
     ) -> Progress:
-        state, train = self.state, self.recipe.train
+        state = self.state
         fraction = self._fraction()
-        streak, skipped = int(state.streak), int(state.skipped)
-        if streak >= train.patience:
-            raise TrainingError(
-                f"The loss or its gradient was not finite in the last {streak} steps (train.patience = "
-                f"{train.patience}), so nothing was learned in them. {_where(self.good)}. A smaller optim.lr, or "
-                "train.precision = fp32, usually helps."
-            )
         spent = state.seconds
         eta = spent * (1 - fraction) / fraction if fraction > 0 else math.nan
         progress = Progress(
@@ -252,7 +246,7 @@ class _Loop:
             eta=eta,
             seconds=spent,
             memory=memory_used(self.setup.device),
-            skipped=skipped,
+            skipped=int(state.skipped),
             validation=validation,
             saved=saved,
             sampled=sampled,
@@ -262,6 +256,15 @@ class _Loop:
         self.notes.clear()
         self.files.log(progress)
         return progress
+
+    def _refuse_to_go_on_blind(self) -> None:
+        streak, patience = int(self.state.streak), self.recipe.train.patience
+        if streak >= patience:
+            raise TrainingError(
+                f"The loss or its gradient was not finite in the last {streak} steps (train.patience = {patience}), "
+                f"so nothing was learned in them. {_where(self.good)}. A smaller optim.lr, or train.precision = fp32, "
+                "usually helps."
+            )
 
     def _latest(self) -> File | None:
         try:
