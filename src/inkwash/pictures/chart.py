@@ -242,7 +242,8 @@ def _polyline(draw: ImageDraw, at: tuple[Floats, Floats], colour: tuple[int, ...
     if len(points) == 1:
         (x, y), r = points[0], 4 * _S
         draw.ellipse([x - r, y - r, x + r, y + r], fill=colour)
-    draw.line(points, fill=colour, width=round(width * _S), joint="curve")
+    elif points:
+        draw.line(points, fill=colour, width=round(width * _S), joint="curve")
 
 
 def _legend(draw: ImageDraw, names: list[str], right: float) -> None:

@@ -57,9 +57,7 @@ def save_gif(frames: Sequence[Image], path: str | Path, *, seconds: float = 4.0,
     if not frames:
         raise ValueError("An animation needs at least one frame, and there are none.")
     if sizes := {frame.size for frame in frames[1:]} - {frames[0].size}:
-        raise ValueError(
-            f"The frames of an animation must have one size: {frames[0].size}, but there is {sizes.pop()}."
-        )
+        raise ValueError(f"The frames of an animation must have one size: {frames[0].size}, not {sizes.pop()} too.")
     steps = len(frames) - 1
     hundredths = max(100 * seconds, 2 * steps)  # a GIF counts in hundredths of a second
     edges = [round(hundredths * i / max(steps, 1)) for i in range(steps + 1)]
