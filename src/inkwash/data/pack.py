@@ -1,0 +1,248 @@
+"""Decoding a whole source once, in parallel, into a pack."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import BinaryIO
+
+import numpy as np
+
+from inkwash.data.arrays import Arrays
+from inkwash.data.dataset import Array, finish_pack
+from inkwash.data.decode import Blob, Framing, Probe, colour, decode, fit, prepare, probe
+from inkwash.data.fetch import Progress
+from inkwash.data.labels import Arranged
+from inkwash.data.mix import Use, mix
+from inkwash.data.sources import Source
+from inkwash.data.spec import DataSpec
+
+_PROBED = 256  # headers read to choose a size and channels
+_AS_IT_IS = 128  # pixels a side up to which pictures of one size keep it
+_CHOSEN = 64  # pixels a side at most, where the loader chooses
+_CHUNK = 32  # pictures in one task of a thread
+_CHUNK_BYTES = 1 << 25
+
+Outcome = tuple[int, Array | None, Probe | None, str]
+"""Row, pixels, what the picture was, and why there are none."""
+
+
+@dataclass
+class _Tally:
+    """What came out of decoding."""
+
+    good: list[int] = field(default_factory=list)
+    bad: list[tuple[str, str]] = field(default_factory=list)
+    sizes: Counter[str] = field(default_factory=Counter)
+    modes: Counter[str] = field(default_factory=Counter)
+
+
+def pack_pictures(
+    staged: Path, source: Source, chosen: Arranged, spec: DataSpec, progress: Progress | None = None
+) -> None:
+    """Decode the chosen pictures of a source, bring them to one shape, and write them as a pack into `staged`.
+
+    Threads suffice: Pillow holds no lock while it decodes and resizes. Rows are in the order of `chosen`, files
+    that cannot be read are left out of it. ValueError if none can.
+    """
+    prepare()
+    if spec.limit is not None:
+        chosen = chosen.pick(subset(len(chosen.names), spec.limit))
+    max_bytes = 8 * spec.max_pixels + (1 << 20)  # 16-bit RGBA, stored
+    notes = list(chosen.notes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, of files that are odd but readable
+        framing = _frame(source, chosen, spec, max_bytes, notes)
+        row_of = {n: i for i, n in enumerate(chosen.names)}
+        shape = (framing.height, framing.width, framing.channels)
+        tally = _Tally()
+        with (staged / "images.bin").open("wb+") as out:
+            for row, pixels, was, why in _decoded(source.read(chosen.names, max_bytes), row_of, framing):
+                if was is not None:
+                    tally.sizes[f"{was.width}x{was.height}"] += 1
+                    tally.modes[was.mode] += 1
+                if pixels is None:
+                    tally.bad.append((chosen.names[row], why))
+                else:
+                    tally.good.append(row)
+                    out.seek(row * pixels.nbytes)
+                    out.write(pixels.data)
+                if progress is not None:
+                    progress("Decoding", len(tally.good) + len(tally.bad), len(chosen.names))
+            tally.good.sort()
+            tally.bad.sort()
+            _close_gaps(out, tally.good, int(np.prod(shape)))
+    bad = tally.bad + chosen.missing
+    if not tally.good:
+        listed = "".join(f"\n  {n}: {why}" for n, why in bad[:5])
+        raise ValueError(f"None of the {len(bad):,} pictures in {source.path} can be read:{listed}")
+    kept = chosen.pick(tally.good)
+    images = np.memmap(staged / "images.bin", np.uint8, "r", shape=(len(tally.good), *shape))
+    finish_pack(
+        staged,
+        images.view(np.ndarray),
+        kept.labels,
+        kept.classes,
+        kept.captions,
+        kept.names,
+        bad,
+        notes,
+        dict(tally.sizes.most_common()),
+        dict(tally.modes.most_common()),
+    )
+
+
+def pack_arrays(staged: Path, arrays: Arrays, spec: DataSpec, progress: Progress | None = None) -> None:
+    """Write arrays as a pack into `staged`, brought to the specification's size and channels where it names them."""
+    x, total = arrays.images, len(arrays.images)
+    rows = np.arange(total) if spec.limit is None else subset(total, spec.limit)
+    notes: list[str] = []
+    framing: Framing | None = None
+    if x.ndim == 2:
+        if spec.size is not None or spec.channels is not None:
+            raise ValueError(f"{spec.source} holds points of {x.shape[1]} numbers: size and channels do not apply.")
+    else:
+        h, w = spec.frame if spec.size is not None else x.shape[1:3]
+        c = spec.channels or x.shape[3]
+        if (h, w, c) != x.shape[1:]:
+            framing = Framing(h, w, c, spec.resize, colour(spec.background), spec.max_pixels)
+    with (staged / "images.bin").open("wb") as out:
+        for i in range(0, len(rows), 1024):
+            part = x[rows[i : i + 1024]]
+            if framing is not None:
+                part = np.stack([fit(p, framing) for p in part])
+            out.write(np.ascontiguousarray(part).data)
+            shape, dtype = part.shape[1:], part.dtype
+            if progress is not None:
+                progress("Packing", min(i + 1024, len(rows)), len(rows))
+    images = np.memmap(staged / "images.bin", dtype, "r", shape=(len(rows), *shape))
+    captions = None if arrays.captions is None else [arrays.captions[i] for i in rows]
+    sizes = {f"{x.shape[2]}x{x.shape[1]}": len(rows)} if x.ndim == 4 else None
+    finish_pack(
+        staged,
+        images.view(np.ndarray),
+        None if arrays.labels is None else arrays.labels[rows],
+        arrays.classes,
+        captions,
+        notes=notes,
+        sizes=sizes,
+        modes={f"{x.dtype} array": len(rows)},
+    )
+
+
+def subset(n: int, limit: int) -> Array:
+    """At most `limit` of 0..n-1, ascending, evenly at random and always the same."""
+    return np.sort(np.argsort(mix(np.arange(n), Use.LIMIT), kind="stable")[:limit])
+
+
+def _decoded(files: Iterable[tuple[str, Blob]], row_of: dict[str, int], framing: Framing) -> Iterator[Outcome]:
+    """Decode in threads, as far ahead as keeps them busy and no further."""
+    workers = min(32, os.cpu_count() or 1)
+    with ThreadPoolExecutor(workers, "decode") as pool:
+        waiting: deque[Future[list[Outcome]]] = deque()
+        try:
+            for chunk in _chunks(files):
+                if len(waiting) >= 3 * workers:
+                    yield from waiting.popleft().result()
+                waiting.append(pool.submit(_decode_chunk, [(row_of[n], b) for n, b in chunk], framing))
+            while waiting:
+                yield from waiting.popleft().result()
+        finally:  # an error, or Ctrl-C: do not decode what nobody waits for
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _decode_chunk(chunk: list[tuple[int, Blob]], framing: Framing) -> list[Outcome]:
+    out: list[Outcome] = []
+    for row, blob in chunk:
+        try:
+            pixels, was = decode(blob, framing)
+            out.append((row, np.ascontiguousarray(pixels), was, ""))
+        # A damaged file makes Pillow raise nearly anything; each is written down, and too many stop the run.
+        except Exception as error:  # noqa: BLE001
+            out.append((row, None, None, reason(error)))
+    return out
+
+
+def reason(error: Exception) -> str:
+    """An exception in one line."""
+    text = " ".join(str(error).split())
+    if text.startswith("cannot identify image file"):
+        text = "not a picture in a known format"
+    return text or type(error).__name__
+
+
+def _chunks(files: Iterable[tuple[str, Blob]]) -> Iterator[list[tuple[str, Blob]]]:
+    chunk: list[tuple[str, Blob]] = []
+    size = 0
+    for name, blob in files:
+        chunk.append((name, blob))
+        size += len(blob) if isinstance(blob, bytes) else 0
+        if len(chunk) == _CHUNK or size > _CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _close_gaps(out: BinaryIO, good: list[int], row_bytes: int) -> None:
+    """Move the good rows together, so that row i of the file is the i-th good picture."""
+    for i, row in enumerate(good):
+        if i != row:
+            out.seek(row * row_bytes)
+            data = out.read(row_bytes)
+            out.seek(i * row_bytes)
+            out.write(data)
+    out.truncate(len(good) * row_bytes)
+
+
+def _frame(source: Source, chosen: Arranged, spec: DataSpec, max_bytes: int, notes: list[str]) -> Framing:
+    """The one shape of all pictures: what the specification says, else chosen from a sample of their headers."""
+    height, width = spec.frame
+    channels = spec.channels
+    if channels not in (None, 1, 3, 4):
+        raise ValueError(f"channels = {channels} fits no picture file: 1 is grey, 3 RGB, 4 RGBA. Other counts: .npy.")
+    background = colour(spec.background)
+    if not height or channels is None:
+        headers = _headers(source, chosen.names, spec.max_pixels, max_bytes)
+        if not height:
+            height, width = _choose(headers, notes)
+        if channels is None:
+            channels = 1 if headers and all(p.grey for p in headers) else 3
+    return Framing(height, width, channels, spec.resize, background, spec.max_pixels)
+
+
+def _headers(source: Source, names: list[str], max_pixels: int, max_bytes: int) -> list[Probe]:
+    step = max(1, len(names) // _PROBED)
+    found: list[Probe] = []
+    for _, blob in source.read(names[::step], max_bytes):
+        try:
+            found.append(probe(blob, max_pixels))
+        except Exception:  # noqa: BLE001 - decoding meets it again and writes it down
+            continue
+    return found
+
+
+def _choose(headers: list[Probe], notes: list[str]) -> tuple[int, int]:
+    """Small pictures of one size keep it; others become squares no larger than most of them, at most 64."""
+    sizes = {(p.height, p.width) for p in headers}
+    if len(sizes) == 1:
+        (size,) = sizes
+        if max(size) <= _AS_IT_IS:
+            return size
+    if not headers:
+        return _CHOSEN, _CHOSEN
+    short = median(min(p.height, p.width) for p in headers)
+    step = 32 if short >= 32 else 8 if short >= 8 else 1
+    side = min(_CHOSEN, int(short // step * step))
+    least, most = (pick(headers, key=lambda p: p.width * p.height) for pick in (min, max))
+    was = f"{most.width}x{most.height}"
+    if len(sizes) > 1:
+        was = f"{least.width}x{least.height} to {was}"
+    notes.append(f"The pictures are {was} pixels; they are brought to {side}x{side}. Another size: --size.")
+    return side, side
