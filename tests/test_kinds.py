@@ -1,0 +1,206 @@
+"""Components by name: every one survives the way to plain data and back, and what does not fit is refused by name."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Annotated, Any, Literal
+
+import pytest
+from pydantic import ValidationError
+
+import inkwash
+from inkwash.codec import AnyCodec, Standard
+from inkwash.kinds import OneOf, from_table, kinds_of, members_of, to_table
+from inkwash.model import AnyInputs, Indexed, Plain, UnitVariance
+from inkwash.nets import AnyNet
+from inkwash.objectives import AnyObjective, Regression
+from inkwash.optim import AnyOptim
+from inkwash.paths import AnyPath, Betas, CosineBetas, Linear, LinearBetas, QuadraticBetas, SigmoidBetas, Table
+from inkwash.samplers import Ancestral, AnySampler, Ddim, Euler, Heun
+from inkwash.targets import X0, AnyTarget, Eps, Flow, V
+from inkwash.times import AnyDensity, LogitNormal, Uniform
+from inkwash.types import Component
+
+SETTINGS: list[tuple[Any, Any]] = [
+    *((AnyTarget, t) for t in (X0(), Eps(), V(), Flow())),
+    *((AnyInputs, i) for i in (Plain(), Indexed(200), UnitVariance(0.3))),
+    *((AnyDensity, d) for d in (Uniform(False), LogitNormal(-0.4, 1.3, stratified=False))),
+    *((AnySampler, s) for s in (Ddim(0.5, "large"), Ancestral("large"), Euler(), Heun())),
+    (AnyObjective, Regression("huber", LogitNormal(0.1, 2.0))),
+    (AnyCodec, Standard((0.1, 0.2), (1.0, 2.0))),
+    (AnyPath, Linear()),
+    (AnyPath, Table(LinearBetas(200, 2e-4, 0.03, scaled=True))),
+    (AnyPath, Table(CosineBetas(77, s=0.01, max_beta=0.99))),
+    (AnyPath, Table(QuadraticBetas(10, end=0.1))),
+    (AnyPath, Table(SigmoidBetas(10, start=1e-3))),
+    (AnyPath, Table([0.1, 0.25, 0.5])),
+]
+UNIONS = {
+    "path": AnyPath,
+    "betas": Betas,
+    "target": AnyTarget,
+    "inputs": AnyInputs,
+    "density": AnyDensity,
+    "sampler": AnySampler,
+    "objective": AnyObjective,
+    "codec": AnyCodec,
+    "net": AnyNet,
+    "optim": AnyOptim,
+}
+
+
+@dataclass(frozen=True)
+class Bent(Linear):
+    """A user's path that extends one of ours, and inherits its kind."""
+
+    power: float = 2.0
+
+
+@dataclass(frozen=True)
+class Alien:
+    """A user's class that is no `Component`, in a class of theirs."""
+
+    scale: float
+    inner: Annotated[Linear | Table, OneOf()] = field(default_factory=Linear)
+
+    @dataclass(frozen=True)
+    class Nested:
+        size: int = 3
+
+
+@pytest.mark.parametrize(
+    ("annotation", "component"), SETTINGS, ids=lambda v: repr(v) if isinstance(v, Component) else ""
+)
+def test_round_trip_through_json(annotation: Any, component: Any) -> None:
+    table = to_table(component)
+    assert table["kind"] == component.kind
+    assert from_table(annotation, json.loads(json.dumps(table))) == component
+
+
+@pytest.mark.parametrize("union", UNIONS)
+def test_every_member_by_its_kind_alone(union: str) -> None:
+    """A bare string is the component with its defaults; kinds are told apart, and are each class's own."""
+    annotation = UNIONS[union]
+    members = members_of(annotation)
+    assert kinds_of(annotation) == list(members)
+    for kind, member in members.items():
+        assert issubclass(member, Component)
+        assert fields(member)[-1].name == "kind"  # the last field, by keyword only, and not shown
+        assert fields(member)[-1].kw_only
+        if any(f.default is f.default_factory is MISSING for f in fields(member)):
+            continue  # nothing to be without its settings: among the round trips above
+        made = from_table(annotation, kind)
+        assert made == from_table(annotation, {"kind": kind}) == member()
+        assert type(made) is member
+        assert from_table(annotation, to_table(made)) == made
+
+
+def test_instances_pass() -> None:
+    path = Table(CosineBetas(10))
+    assert from_table(AnyPath, path) is path
+    assert from_table(AnyPath, Bent()) == Bent()
+
+
+@pytest.mark.parametrize(
+    ("annotation", "table", "says"),
+    [
+        (AnySampler, {"kind": "ddim", "etta": 0.5}, ["ddim.etta", "Unexpected keyword"]),
+        (AnySampler, {"kind": "ddmi"}, ["ddmi", "'ddim', 'ancestral', 'euler', 'heun'"]),
+        (AnySampler, "ddmi", ["ddmi", "'heun'"]),
+        (AnySampler, {"eta": 0.5}, ["needs a `kind`: ddim, ancestral, euler, heun"]),
+        (AnySampler, 3, ["needs a `kind`"]),
+        (AnySampler, {"kind": "ddim", "eta": "half"}, ["ddim.eta", "valid number"]),
+        (AnySampler, {"kind": "ddim", "eta": 1.5}, ["eta must lie in [0, 1]", "1.5"]),
+        (AnySampler, {"kind": "ancestral", "added": "medium"}, ["ancestral.added", "'small' or 'large'"]),
+        (AnyPath, {"kind": "table", "betas": {"kind": "cosine", "stps": 5}}, ["stps", "Unexpected keyword"]),
+        (AnyPath, {"kind": "table", "betas": [0.1, 2.0]}, ["beta_2 = 2"]),
+        (AnyObjective, {"kind": "regression", "times": {"kind": "uniform", "std": 1}}, ["uniform.std"]),
+    ],
+)
+def test_what_does_not_fit_is_named(annotation: Any, table: Any, says: list[str]) -> None:
+    with pytest.raises(ValidationError) as error:
+        from_table(annotation, table)
+    for words in says:
+        assert words in str(error.value)
+
+
+@pytest.fixture
+def theirs(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name under which this module can be imported as somebody's own."""
+    monkeypatch.setitem(sys.modules, "somebodys", sys.modules[__name__])
+    for cls in (Bent, Alien, Alien.Nested):
+        monkeypatch.setattr(cls, "__module__", "somebodys")
+    return "somebodys"
+
+
+def test_foreign_kinds_need_trust(theirs: str) -> None:
+    with pytest.raises(ValidationError, match=f"{theirs}:Bent is code from outside inkwash.*--trust"):
+        from_table(AnyPath, {"kind": f"{theirs}:Bent", "power": 3.0})
+    assert from_table(AnyPath, {"kind": f"{theirs}:Bent", "power": 3.0}, trust=True) == Bent(3.0)
+    assert from_table(AnyPath, f"{theirs}:Bent", trust=True) == Bent()
+
+
+def test_an_untrusted_module_is_not_even_imported(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "danger_zone.py").write_text("raise SystemExit('imported')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for nested in ("danger_zone:Path", {"kind": "table", "betas": {"kind": "danger_zone:Betas"}}):
+        with pytest.raises(ValidationError, match="danger_zone"):
+            from_table(AnyPath, nested)
+
+
+def test_foreign_components_come_back_as_themselves(theirs: str) -> None:
+    """Not as the class of ours they extend, whose kind they inherit; inside and outside of other components."""
+    for component in (Bent(3.0), Alien(2.0, Table([0.5])), Alien(1.0, Bent()), Alien.Nested(5)):
+        table = json.loads(json.dumps(to_table(component)))
+        assert table["kind"] == f"{theirs}:{type(component).__qualname__}"
+        assert from_table(AnyPath, table, trust=True) == component
+
+
+@pytest.mark.parametrize(
+    ("kind", "table", "says"),
+    [
+        ("Bent", {"pwoer": 3.0}, "has no pwoer: it takes power"),
+        ("Alien", {"scale": 1.0, "scalee": 2.0}, "has no scalee: it takes scale, inner"),
+        ("Alien", {}, "scale"),
+        ("Alien", {"scale": "wide"}, "valid number"),
+        ("Missing", {}, "somebodys:Missing cannot be imported"),
+        ("theirs", {}, "not a dataclass"),
+    ],
+)
+def test_foreign_tables_are_checked_too(theirs: str, kind: str, table: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        from_table(AnyPath, {"kind": f"{theirs}:{kind}", **table}, trust=True)
+    with pytest.raises(ValueError, match="nowhere_at_all:X cannot be imported"):
+        from_table(AnyPath, "nowhere_at_all:X", trust=True)
+
+
+def test_tables_of_parts_without_a_kind() -> None:
+    """A component of inkwash's own that is no member of a union needs no kind, and has none in its table."""
+    sampling = inkwash.Sampling(method=Ddim(0.5), steps=7)
+    table = to_table(sampling)
+    assert table == {
+        "method": {"kind": "ddim", "eta": 0.5, "added": "small"},
+        "steps": 7,
+        "guidance": 1.0,
+        "clip": False,
+    }
+    assert from_table(inkwash.Sampling, table) == sampling
+
+
+def test_none_is_left_out_and_lists_are_plain() -> None:
+    @dataclass(frozen=True)
+    class Parts(Component):
+        path: AnyPath | None = None
+        many: tuple[AnyPath, ...] = ()
+        named: dict[str, Any] = field(default_factory=dict)
+        kind: Literal["parts"] = field(default="parts", kw_only=True, repr=False)
+
+    table = to_table(Parts(None, (Linear(), Table([0.5])), {"a": Linear(), "b": (1, 2)}))
+    assert table.pop("kind").endswith("Parts")
+    linear = {"kind": "linear"}
+    assert table == {
+        "many": [linear, {"betas": [0.5], "kind": "table"}],
+        "named": {"a": linear, "b": [1, 2]},
+    }
