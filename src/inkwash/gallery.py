@@ -100,11 +100,11 @@ def forward_strip(
 
 def loss_plot(metrics: Sequence[Mapping[str, Any]]) -> Image:
     """The training loss over the steps, and the validation loss where there is one."""
-    series = {}
+    series: dict[str, tuple[list[float], list[float]]] = {}
     for name, key in (("training", "loss"), ("validation", "validation")):
         points = [(m["step"], m[key]) for m in metrics if key in m]
         if points:
-            series[name] = tuple(map(list, zip(*points, strict=True)))
+            series[name] = ([x for x, _ in points], [y for _, y in points])
     return pictures.line_plot(series, title="Loss", xlabel="step", ylabel="loss")
 
 

@@ -76,15 +76,20 @@ def load_model(run: str | File, *, trust: bool = False) -> tuple[Config, Model]:
     what is missing where there is no model, and checkpoint.CheckpointError where it is damaged.
     """
     folder = find_model(run)
-    config = read_config(folder, trust=trust)
+    saved = checkpoint.load(folder, ["config.json", "model.safetensors"])  # both of one version: it may be replaced
+    config = _config(saved.texts["config.json"], folder, trust)
     model = config.build()
-    model.net.load_state_dict(checkpoint.load_tensors(folder, "model"))
+    model.net.load_state_dict(saved.tensors["model"])
     return config, model
 
 
 def read_config(folder: File, *, trust: bool = False) -> Config:
     """A model's config, without its weights."""
-    table: dict[str, Any] = json.loads(checkpoint.load_text(folder, "config.json"))
+    return _config(checkpoint.load_text(folder, "config.json"), folder, trust)
+
+
+def _config(text: str, folder: File, trust: bool) -> Config:
+    table: dict[str, Any] = json.loads(text)
     found = table.pop("format", None)
     if found != FORMAT:
         raise ValueError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path as File
 from typing import Any
 
@@ -107,7 +107,7 @@ class _Loop:
         if self.recipe.train.compile:
             self.setup.model.net.compile()
         if not self.resumed:
-            yield self._report([], [], 0.0, sampled=self._sample())
+            yield replace(self._report([], [], 0.0), sampled=self._sample())
         began = time.perf_counter() - state.seconds
         losses: list[Tensor] = []
         norms: list[Tensor] = []
@@ -125,9 +125,12 @@ class _Loop:
                 steps, now = state.step - last[0], time.perf_counter()
                 rate = steps * train.batch_size / max(now - last[1], 1e-9)
                 loss = self.validation(state.ema.net) if self.validation and (validate or finished) else None
+                # Logged before it is saved: a checkpoint's lines are complete, whenever the process is killed.
+                report = self._report(losses, norms, rate, loss)
                 saved = self._save(loss) if losses and (finished or stopping or "checkpoint" in due) else None
                 sampled = self._sample() if losses and (finished or "sample" in due) else None
-                yield self._report(losses, norms, rate, loss, saved, sampled, done=finished or stopping)
+                notes, self.notes = tuple(self.notes), []
+                yield replace(report, saved=saved, sampled=sampled, notes=notes, done=finished or stopping)
                 losses, norms = [], []
                 last = (state.step, time.perf_counter())
                 if finished or stopping:
@@ -223,19 +226,11 @@ class _Loop:
             return None
 
     def _report(
-        self,
-        losses: list[Tensor],
-        norms: list[Tensor],
-        rate: float,
-        validation: float | None = None,
-        saved: File | None = None,
-        sampled: File | None = None,
-        done: bool = False,
+        self, losses: list[Tensor], norms: list[Tensor], rate: float, validation: float | None = None
     ) -> Progress:
+        """The figures of this moment, logged where there are new ones."""
         state = self.state
         fraction = self._fraction()
-        spent = state.seconds
-        eta = spent * (1 - fraction) / fraction if fraction > 0 else math.nan
         progress = Progress(
             step=state.step,
             fraction=fraction,
@@ -243,18 +238,14 @@ class _Loop:
             grad_norm=_mean(norms),
             lr=self.recipe.optim.lr * self.recipe.optim.schedule(state.step, fraction),
             images_per_second=rate,
-            eta=eta,
-            seconds=spent,
+            eta=state.seconds * (1 - fraction) / fraction if fraction > 0 else math.nan,
+            seconds=state.seconds,
             memory=memory_used(self.setup.device),
             skipped=int(state.skipped),
             validation=validation,
-            saved=saved,
-            sampled=sampled,
-            notes=tuple(self.notes),
-            done=done,
         )
-        self.notes.clear()
-        self.files.log(progress)
+        if losses:
+            self.files.log(progress)
         return progress
 
     def _refuse_to_go_on_blind(self) -> None:

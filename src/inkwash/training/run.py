@@ -42,7 +42,7 @@ class Run:
             taken = (File("runs") / (name if n == 1 else f"{name}-{n}") for n in range(1, sys.maxsize))
             return cls(next(f for f in taken if not f.exists()))
         folder = File(out)
-        if (folder / "recipe.toml").exists():
+        if any((folder / "checkpoints").glob("step-*")) or (folder / "model").exists():
             raise ValueError(
                 f"{folder} holds a run already. Continue it with `inkwash train --resume {folder}`, "
                 "or choose another folder with --out."

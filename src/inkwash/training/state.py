@@ -43,7 +43,7 @@ class State:
         return state
 
     def save(self, setup: Setup, run: File) -> File:
-        """Publish checkpoints/step-N and then model/, both atomically; drop old checkpoints. Returns the checkpoint.
+        """Publish checkpoints/step-N, drop old ones, publish model/; each atomically. Returns the checkpoint.
 
         Raises checkpoint.DiskFull with everything that was there still there.
         """
@@ -62,9 +62,9 @@ class State:
             {"net": self.net.state_dict(), "ema": self.ema.net.state_dict(), "optim": optim},
             {"state.json": json.dumps(counters), "recipe.toml": write_recipe(setup.recipe)},
         )
-        save_model(self.trained(setup), self.ema.net.state_dict(), run / "model")
         best = {run / "checkpoints" / f"step-{int(self.best['step'])}"} if self.best else set()
-        checkpoint.prune(run / "checkpoints", setup.recipe.train.keep, best)
+        checkpoint.prune(run / "checkpoints", setup.recipe.train.keep, best)  # first: it makes room for the model
+        save_model(self.trained(setup), self.ema.net.state_dict(), run / "model")
         return folder
 
     def restore(self, folder: File, setup: Setup) -> None:
