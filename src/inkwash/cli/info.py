@@ -53,7 +53,8 @@ def _parameters(config: Config) -> int:
     import torch
 
     with torch.device("meta"):  # shapes without memory
-        return sum(p.numel() for p in config.build().net.parameters())
+        net = config.net.build(config.shape, len(config.classes))
+    return sum(p.numel() for p in net.parameters())
 
 
 def _kind(component: Any) -> str:

@@ -62,7 +62,6 @@ def noise(
         raise ValueError(f"--index {index} is not in {data.name}: its pictures are 0 to {len(data) - 1}.")
     x0 = data.images[:POINTS] if points else data.images[index]
     picture = forward_strip(x0, codec_for(data), chosen, times, captions, seed)
-    out.parent.mkdir(parents=True, exist_ok=True)
     shown = {"data": data.name, "path": repr(chosen), "at": captions, "seed": seed}
     save_png(picture, out, shown if points else shown | {"index": index})
     alphas = ", ".join(f"{t:.3g}" for t in times)

@@ -68,6 +68,9 @@ def sample(
     from inkwash.pipeline import load
 
     pipe = load(run, device=device, precision=precision, trust=trust)
+    shape = pipe.config.shape
+    if len(shape) == 1 and shape[0] != 2 and (npy is None or out is not None or gif is not None):
+        raise ValueError(f"Vectors of {shape[0]} numbers have no picture. Save them with --npy FILE.npy alone.")
     labels = _labels(pipe, label or [])
     count = n if n is not None else _count(pipe, labels)
     from inkwash.cli.terminal import bar
@@ -77,7 +80,7 @@ def sample(
     with bar("Sampling") as told:
         samples = pipe(
             count,
-            label=[labels[i % len(labels)] for i in range(count)] if labels else None,
+            label=[labels[i % len(labels)] for i in range(count)] if len(labels) > 1 else next(iter(labels), None),
             steps=steps,
             sampler=sampler,
             eta=eta,
@@ -87,11 +90,8 @@ def sample(
             watch=told,
             trace=trace,
         )
-    for file in (out, gif, npy):
-        if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
     written = []
-    if out is not None or samples.array.ndim != 2 or samples.array.shape[1] == 2:
+    if len(shape) == 3 or shape[0] == 2:
         from inkwash.pictures import save_png
 
         out = out or free_name(Path("samples.png"))
@@ -105,13 +105,11 @@ def sample(
     if npy is not None:
         import numpy as np
 
+        npy.parent.mkdir(parents=True, exist_ok=True)
         np.save(npy, samples.array)
         written.append(npy)
-    what = "picture" if len(pipe.config.shape) == 3 else "point"
-    if written:
-        say(f"{some(count, what)} in {', '.join(map(str, written))}")
-    else:
-        say("Vectors have no picture; --npy FILE.npy saves them.")
+    what = "picture" if len(shape) == 3 else "point"
+    say(f"{some(count, what)} in {', '.join(map(str, written))}")
 
 
 def _labels(pipe: Pipeline, asked: list[str]) -> list[str]:

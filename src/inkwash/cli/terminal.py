@@ -71,13 +71,14 @@ class Lines:
         """The figures of a moment, each in words."""
         left = duration(progress.eta)
         to_save = self.checkpoint_every - progress.step % self.checkpoint_every
+        to_end = progress.step * (1 / progress.fraction - 1) if progress.fraction else to_save
         return [
             f"{progress.fraction:.0%}",
             *([f"loss {self.loss:.4f}"] if math.isfinite(self.loss) else []),
             *([f"{progress.images_per_second:,.0f} images/s"] if progress.images_per_second else []),
             *([f"{left} left"] if left and not progress.done else []),
             size(progress.memory),
-            *([] if progress.done else [f"checkpoint in {to_save:,} steps"]),
+            *([] if progress.done else [f"checkpoint in {min(to_save, round(to_end)):,} steps"]),
         ]
 
     def events(self, progress: Progress) -> Iterator[str]:

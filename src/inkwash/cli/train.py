@@ -122,8 +122,7 @@ def train(
             figures = plan(recipe, counted(told))
         say(_costs(figures))
         return
-    last = run_training(recipe, folder, resume=resume)
-    finish(folder, last, recipe)
+    finish(folder, run_training(recipe, folder, resume=resume), recipe)
 
 
 def run_training(recipe: Recipe, folder: Path, *, resume: Path | None = None) -> Progress | None:
@@ -166,8 +165,15 @@ def finish(folder: Path, last: Progress | None, recipe: Recipe) -> None:
         say(f"{folder} is trained to its end: {spent}. To train it longer:\n  {again(folder)} {more}")
         return
     say(f"Trained for {spent}.")
-    latest = max((folder / "samples").glob("step-*.png"), default=None)
-    say(table({"samples": str(latest or ""), "model": str(folder / "model"), "metrics": str(folder / "metrics.jsonl")}))
+    say(
+        table(
+            {
+                "samples": str(last.sampled or ""),
+                "model": str(folder / "model"),
+                "metrics": str(folder / "metrics.jsonl"),
+            }
+        )
+    )
     say("Next:")
     quoted = shlex.quote(str(folder))
     say(f"  inkwash sample {quoted} --gif denoising.gif\n  inkwash info {quoted}")
