@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from inkwash._version import __version__
-from inkwash.cli import demo, doctor, info, noise, sample, train
+from inkwash.cli import data, demo, doctor, info, noise, sample, train
 from inkwash.cli.command import Command, Patient
 
 EXAMPLES = """
@@ -43,6 +43,7 @@ app.command("train", cls=Patient)(train.train)
 app.command("sample", cls=Command)(sample.sample)
 app.command("info", cls=Command)(info.info)
 app.command("noise", cls=Command)(noise.noise)
+app.add_typer(data.app, name="data")
 app.command("demo", cls=Command)(demo.demo)
 app.command("doctor", cls=Command)(doctor.doctor)
 

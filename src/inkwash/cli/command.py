@@ -85,7 +85,8 @@ def _known(params: Sequence[Any], args: Sequence[str]) -> tuple[list[str], list[
             if takes_value.get(name) and not equals and rest:
                 kept.append(rest.pop(0))
         else:
-            near = difflib.get_close_matches(name, takes_value, 1, 0.5)
+            plain = {n.lstrip("-"): n for n in takes_value}  # dashes are no likeness
+            near = [plain[n] for n in difflib.get_close_matches(name.lstrip("-"), plain, 1, 0.5)]
             said.append(f"There is no option {name}. {f'Did you mean {near[0]}?' if near else 'See --help.'}")
             value = takes_value[near[0]] if near else True
             if value and not equals and rest and (rest[0][:1] != "-" or _number(rest[0])):

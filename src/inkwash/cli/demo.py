@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 RECIPE = "fashion-mnist"
 FALLBACK = "shapes"
+"""The source that stands in where the recipe's cannot be had."""
+
 ROWS = 10
 TIMES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -34,12 +36,15 @@ def demo(
     folder = free_name(out)
     if folder != out:
         say(f"{out} is there already; this one goes to {folder}.")
+    from inkwash.data import load_or_generated
     from inkwash.recipes import read_recipe
 
     recipe = read_recipe(RECIPE, {"train.minutes": minutes, "train.seed": seed})
-    data = _data(recipe)
-    if data.name != recipe.data.source:
-        recipe = read_recipe(RECIPE, {"train.minutes": minutes, "train.seed": seed, "data.source": data.name})
+    with bar("Getting Fashion-MNIST") as told:
+        data, reason = load_or_generated(recipe.data, progress=counted(told))
+    if reason:
+        say(f"{reason}\n")
+        recipe = read_recipe(RECIPE, {"train.minutes": minutes, "train.seed": seed, "data.source": FALLBACK})
     say(
         f"Training on {data.name} ({some(len(data), 'picture')}, {len(data.classes)} classes) for {minutes:g} min. "
         "Ctrl-C stops early."
@@ -68,7 +73,7 @@ def leave_pictures(folder: Path, recipe: Recipe, data: Dataset) -> dict[str, str
     pipe = load(folder)
     trace = Trace()
     with bar("Sampling") as told:
-        samples = pipe(ROWS * max(len(data.classes), ROWS), watch=told, trace=trace)
+        samples = pipe(ROWS * (len(data.classes) or ROWS), watch=told, trace=trace)
     save_png(sheet(samples), folder / "samples.png", samples.settings)
     save_gif(trace.frames(samples), folder / "denoising.gif")
     captions = [f"t = {t:g}" for t in TIMES]
@@ -82,19 +87,3 @@ def leave_pictures(folder: Path, recipe: Recipe, data: Dataset) -> dict[str, str
         "the loss": f"{folder / 'loss.png'}, {folder / 'metrics.jsonl'}",
         "the model": str(folder / "model"),
     }
-
-
-def _data(recipe: Recipe) -> Dataset:
-    """The recipe's data; where they cannot be had, generated shapes, and that is said."""
-    from dataclasses import replace
-
-    from inkwash.data import DatasetUnavailableError, load
-
-    with bar("Getting Fashion-MNIST") as told:
-        try:
-            return load(recipe.data, progress=counted(told))
-        except DatasetUnavailableError as error:
-            unavailable = error
-    say(f"{unavailable}\n")
-    say(f"In its place, this demo now trains on `{FALLBACK}`: pictures drawn by a formula, not Fashion-MNIST.")
-    return load(replace(recipe.data, source=FALLBACK))

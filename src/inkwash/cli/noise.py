@@ -9,7 +9,7 @@ import typer
 
 from inkwash.cli.command import refuse
 from inkwash.cli.terminal import bar, counted
-from inkwash.cli.words import check_ending, say
+from inkwash.cli.words import check_ending, frame_of, say
 
 if TYPE_CHECKING:
     from inkwash.types import Path
@@ -35,7 +35,9 @@ def noise(
     ] = False,
     index: Annotated[int, typer.Option(help="Which picture of the data.", min=0)] = 0,
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
-    frame: Annotated[int | None, typer.Option("--size", help="Pixels a side (default: the data's).")] = None,
+    frame: Annotated[
+        str | None, typer.Option("--size", help="Pixels: 32, or HEIGHTxWIDTH as in 48x64 (default: the data's).")
+    ] = None,
 ) -> None:
     """Show one picture under more and more noise.
 
@@ -47,6 +49,7 @@ def noise(
     if betas == "cosine" and scaled:
         mistakes.append("--scaled has no meaning for cosine betas: they depend on t alone. Drop one of the two.")
     times, captions = _times(at, None if path == "linear" else steps, mistakes)
+    size = frame_of(frame, mistakes)
     refuse(mistakes)
 
     from inkwash.data import DataSpec, load
@@ -56,7 +59,9 @@ def noise(
 
     chosen = _path(path, steps, betas, scaled)
     with bar("Preparing data") as told:
-        data = load(DataSpec(source, size=frame), progress=counted(told))
+        data = load(
+            DataSpec(source, size=(size[0], size[1]) if isinstance(size, list) else size), progress=counted(told)
+        )
     points = data.images.ndim == 2
     if not points and index >= len(data):
         raise ValueError(f"--index {index} is not in {data.name}: its pictures are 0 to {len(data) - 1}.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -13,7 +12,7 @@ import typer
 
 from inkwash.cli.command import mistakes_so_far, refuse
 from inkwash.cli.terminal import Stopper, bar, counted, live
-from inkwash.cli.words import duration, number, say, size, some, table
+from inkwash.cli.words import duration, frame_of, number, say, size, some, table
 
 if TYPE_CHECKING:
     from inkwash.recipes import Recipe
@@ -89,7 +88,7 @@ def train(
     mistakes = mistakes_so_far(ctx)
     overrides = {
         "net": preset and {"kind": "unet", "preset": preset},
-        "data.size": _frame(frame, mistakes),
+        "data.size": frame_of(frame, mistakes),
         "data.resize": resize,
         "data.flip": flip,
         "data.val_fraction": val_fraction,
@@ -215,12 +214,16 @@ def _resumed(
 
 
 def _check_machine(overrides: Mapping[str, Any], recipe: Recipe | None, mistakes: list[str]) -> None:
-    """What is missing here of what a recipe, or else the options, ask for: the device, the model to start from."""
+    """What is missing here of what a recipe, or else the options, ask for: data, device, the model to start from."""
+    from inkwash.data import NAMES
+    from inkwash.data.find import find_source
     from inkwash.device import pick_device
     from inkwash.modelfolder import find_model
 
     device = recipe.train.device if recipe else overrides["train.device"]
     start = recipe.train.init_from if recipe else overrides["train.init_from"]
+    if recipe is not None and (source := recipe.data.source) not in NAMES:
+        _try(lambda: find_source(source), mistakes)
     if device:
         _try(lambda: pick_device(device), mistakes)
     if start:
@@ -234,15 +237,6 @@ def _try(what: Callable[[], Any], mistakes: list[str]) -> Any:
     except ValueError as error:
         mistakes += getattr(error, "mistakes", [str(error)])
         return None
-
-
-def _frame(text: str | None, mistakes: list[str]) -> int | list[int] | None:
-    if text is None:
-        return None
-    if match := re.fullmatch(r"(\d+)(?:\s*[x×,]\s*(\d+))?", text.strip().lower()):
-        return [int(match[1]), int(match[2])] if match[2] else int(match[1])
-    mistakes.append(f"--size {text} is not a size. Give pixels, as in 32, or HEIGHTxWIDTH, as in 48x64.")
-    return None
 
 
 def _costs(plan: Plan) -> str:

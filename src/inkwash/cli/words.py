@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import typer
@@ -60,6 +61,16 @@ def free_name(file: Path) -> Path:
         n += 1
         candidate = file.with_name(f"{file.stem}-{n}{file.suffix}")
     return candidate
+
+
+def frame_of(text: str | None, mistakes: list[str]) -> int | list[int] | None:
+    """A size as people write it, 32 or 48x64, as pixels or [height, width]; what it is not is noted."""
+    if text is None:
+        return None
+    if match := re.fullmatch(r"(\d+)(?:\s*[x×,]\s*(\d+))?", text.strip().lower()):
+        return [int(match[1]), int(match[2])] if match[2] else int(match[1])
+    mistakes.append(f"--size {text} is not a size. Give pixels, as in 32, or HEIGHTxWIDTH, as in 48x64.")
+    return None
 
 
 def check_ending(file: Path | None, ending: str, option: str) -> list[str]:
