@@ -204,6 +204,30 @@ def test_chunks_answer_the_same_in_calls_of_one_size(n: int) -> None:
         assert torch.isin(asked.x, q.x).all()  # filled up with copies of rows, not with numbers never seen
 
 
+def test_jumps_pass_through_every_wrapper() -> None:
+    """A few-step query has s < t: t and s reach the network each in its own place, row by row; clipping is at t."""
+    seen: list[Query] = []
+
+    def jumper(q: Query, cond: Condition) -> Denoised:
+        seen.append(q)
+        x0 = 3 * q.t[:, None] + q.s[:, None]
+        return Denoised(x0, (q.x - (1 - q.t[:, None]) * x0) / q.t[:, None])
+
+    t = torch.tensor([0.9, 0.5, 0.7], dtype=torch.float64)
+    q = Query(torch.ones(3, 1, dtype=torch.float64), t, t / 2)
+    label = Condition(torch.tensor([0, 1, 2]))
+    Guided(jumper, torch.tensor([2.0, 1.0, 3.0]))(q, label)
+    assert seen[0].t.tolist() == [0.9, 0.5, 0.7, 0.9, 0.7]
+    assert seen[0].s.tolist() == [0.45, 0.25, 0.35, 0.45, 0.35]
+    seen.clear()
+    Chunked(jumper, 2)(q, label)
+    assert [s.t.tolist() for s in seen] == [[0.9, 0.5], [0.7, 0.7]]
+    assert [s.s.tolist() for s in seen] == [[0.45, 0.25], [0.35, 0.35]]
+    clipped = Clipped(jumper, Linear())(q, label)
+    assert clipped.x0.flatten().tolist() == [1, 1, 1]
+    torch.testing.assert_close((1 - t[:, None]) * clipped.x0 + t[:, None] * clipped.eps, q.x)
+
+
 def test_chunks_without_learned_variance_have_none() -> None:
     denoiser = lambda q, c: Mixture(Linear())(q, c)._replace(var_mix=None)  # noqa: E731
     answer = Chunked(denoiser, 4)(query(6), Condition(torch.zeros(6, dtype=torch.int64)))

@@ -89,6 +89,8 @@ def test_every_member_by_its_kind_alone(union: str) -> None:
         assert issubclass(member, Component)
         assert fields(member)[-1].name == "kind"  # the last field, by keyword only, and not shown
         assert fields(member)[-1].kw_only
+        assert not fields(member)[-1].repr
+        assert member.__dataclass_params__.frozen  # type: ignore[attr-defined]
         if any(f.default is f.default_factory is MISSING for f in fields(member)):
             continue  # nothing to be without its settings: among the round trips above
         made = from_table(annotation, kind)
