@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import warnings
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
@@ -61,6 +63,7 @@ def pack_pictures(
         framing = _frame(source, chosen, spec, max_bytes, notes)
         row_of = {n: i for i, n in enumerate(chosen.names)}
         shape = (framing.height, framing.width, framing.channels)
+        _need_room(staged, len(chosen.names) * int(np.prod(shape)))
         tally = _Tally()
         with (staged / "images.bin").open("wb+") as out:
             for row, pixels, was, why in _decoded(source.read(chosen.names, max_bytes), row_of, framing):
@@ -112,6 +115,8 @@ def pack_arrays(staged: Path, arrays: Arrays, spec: DataSpec, progress: Progress
         c = spec.channels or x.shape[3]
         if (h, w, c) != x.shape[1:]:
             framing = Framing(h, w, c, spec.resize, colour(spec.background), spec.max_pixels)
+    row = int(np.prod(x.shape[1:] if framing is None else (h, w, c))) * x.itemsize
+    _need_room(staged, len(rows) * row)
     with (staged / "images.bin").open("wb") as out:
         for i in range(0, len(rows), 1024):
             part = x[rows[i : i + 1024]]
@@ -188,6 +193,17 @@ def _chunks(files: Iterable[tuple[str, Blob]]) -> Iterator[list[tuple[str, Blob]
             chunk, size = [], 0
     if chunk:
         yield chunk
+
+
+def _need_room(folder: Path, need: int) -> None:
+    """Better said before an hour of decoding than after it."""
+    if need > (free := shutil.disk_usage(folder).free):
+        where = folder.parent
+        raise OSError(
+            errno.ENOSPC,
+            f"The packed pictures need {need / 2**20:,.0f} MiB in {where}, where {free / 2**20:,.0f} are free. "
+            "Choose a smaller size, or set INKWASH_CACHE to a folder on another disk",
+        )
 
 
 def _close_gaps(out: BinaryIO, good: list[int], row_bytes: int) -> None:

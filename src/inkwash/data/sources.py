@@ -10,6 +10,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,11 @@ from inkwash.data.decode import SUFFIXES, Blob
 METADATA = "metadata.jsonl"
 _IDX = re.compile(r"(train|t10k)-(images|labels)[-.]idx[13]-ubyte(\.gz)?$")
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+_DAMAGE: tuple[type[Exception], ...] = (tarfile.TarError, EOFError, zlib.error, OSError)
+with suppress(ImportError):  # Python can be built without it
+    from lzma import LZMAError
+
+    _DAMAGE = (*_DAMAGE, LZMAError)
 _HOLD = 1 << 28  # bytes of a tar kept in memory between listing and decoding, rather than read twice
 
 
@@ -179,35 +185,45 @@ class Tar:
                 (n, b if len(b) <= max_bytes else _too_large(len(b), max_bytes)) for n in names if (b := held[n])
             )
             return
-        for name, member, archive in self._members():
-            if name in wanted and (file := archive.extractfile(member)):
-                yield name, _bounded(file, member.size, max_bytes)
+        with self._damage_named():
+            for name, member, archive in self._members():
+                if name in wanted and (file := archive.extractfile(member)):
+                    yield name, _bounded(file, member.size, max_bytes)
 
     @cached_property
     def _scan(self) -> tuple[Listing, dict[str, bytes] | None]:
         """The listing, and the contents where they are small: to find a member means to read all before it."""
         found, held, room = Listing(), dict[str, bytes](), _HOLD
-        for name, member, archive in self._members():
-            if (kind := found.take(name)) in ("hidden", "other"):
-                continue
-            room -= member.size
-            if room < 0:
-                held.clear()
-            if room >= 0 or kind == "metadata":
-                file = archive.extractfile(member)
-                held[name] = file.read() if file else b""
-            if kind == "metadata":
-                found.metadata[name] = held[name]
+        with self._damage_named():
+            for name, member, archive in self._members():
+                if (kind := found.take(name)) in ("hidden", "other"):
+                    continue
+                room -= member.size
+                if room < 0:
+                    held.clear()
+                if room >= 0 or kind == "metadata":
+                    file = archive.extractfile(member)
+                    held[name] = file.read() if file else b""
+                if kind == "metadata":
+                    found.metadata[name] = held[name]
         found.images = sorted(set(found.images))
         return found, held if room >= 0 else None
 
     def _members(self) -> Iterator[tuple[str, tarfile.TarInfo, tarfile.TarFile]]:
+        with tarfile.open(self.path) as archive:
+            for member in archive:
+                if member.isreg():
+                    yield posixpath.normpath(member.name).lstrip("/"), member, archive
+            # A tar ends with a block of zeros, just read. One cut between two members lacks it, and reads as if it
+            # were whole.
+            if archive.fileobj is not None and archive.fileobj.tell() <= archive.offset:
+                raise EOFError("its end is missing")
+
+    @contextmanager
+    def _damage_named(self) -> Iterator[None]:
         try:
-            with tarfile.open(self.path) as archive:
-                for member in archive:
-                    if member.isreg():
-                        yield posixpath.normpath(member.name).lstrip("/"), member, archive
-        except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+            yield
+        except _DAMAGE as error:
             raise ValueError(f"{self.path} is not a whole tar file ({error}). Copy or download it again.") from error
 
 
