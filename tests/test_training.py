@@ -264,6 +264,16 @@ def test_the_model_of_a_running_run_can_be_sampled(tmp_path: Path) -> None:
     assert (early.array != late.array).any()
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_tensorboard_is_told_what_the_metrics_say(tmp_path: Path) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    finish(recipe(train={"steps": 4, "checkpoint_every": 2, "tensorboard": True}), tmp_path / "run")
+    board = events.EventAccumulator(str(tmp_path / "run/tensorboard"))
+    board.Reload()
+    told = [(s.step, s.value) for s in board.Scalars("loss")]
+    assert told == [(step, pytest.approx(loss, rel=1e-6)) for step, loss in losses(tmp_path / "run")]
+
+
 def test_a_users_own_class_trains_and_is_refused_from_a_model_without_trust(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

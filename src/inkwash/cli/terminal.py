@@ -56,7 +56,7 @@ class Lines:
         """How far preparing the data is."""
         if time.monotonic() - self.said >= LINE_EVERY:
             self.said = time.monotonic()
-            say(f"{what} {done:,}{f' of {total:,}' if total else ''}")
+            say(f"{what}{f' {done:,}' if done else ''}{f' of {total:,}' if total else ''}")
 
     def report(self, progress: Progress) -> None:
         """Where training is."""

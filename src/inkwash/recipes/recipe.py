@@ -33,7 +33,8 @@ class Train(Component):
     auto is bf16 where the machine gains from it. label_dropout: the share of labels hidden, for guidance. clip: the
     largest gradient norm. ema: the averaging window of the weights as a share of the run so far (sigma_rel).
     *_every: in steps. keep: checkpoints kept besides the best. patience: steps in a row with a non-finite loss or
-    gradient after which the run stops. init_from: a model to start from.
+    gradient after which the run stops. init_from: a model to start from. tensorboard: also log for TensorBoard, which the
+    extra `inkwash[track]` installs.
     """
 
     steps: int | None = None
@@ -53,6 +54,7 @@ class Train(Component):
     samples: int = 64
     patience: int = 20
     init_from: str | None = None
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.minutes is not None:

@@ -99,6 +99,7 @@ class _Loop:
         self.validation = Validation(setup, held_out) if len(held_out) else None
         self.accumulate = self.recipe.train.accumulate
         self.notes: list[str] = list(setup.dataset.notes)
+        self.board = run.board() if self.recipe.train.tensorboard else None
         self.good = self._latest()
 
     def run(self) -> Iterator[Progress]:
@@ -245,7 +246,7 @@ class _Loop:
             validation=validation,
         )
         if losses:
-            self.files.log(progress)
+            self.files.log(progress, self.board)
         return progress
 
     def _refuse_to_go_on_blind(self) -> None:

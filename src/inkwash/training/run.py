@@ -97,13 +97,27 @@ class Run:
         staged.write_text("".join(json.dumps(m) + "\n" for m in kept), encoding="utf-8")
         staged.replace(metrics)
 
-    def log(self, progress: Progress) -> None:
+    def board(self) -> Any:
+        """A TensorBoard writer into tensorboard/. Raises ValueError where TensorBoard is not installed."""
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ValueError(
+                'train.tensorboard = true needs TensorBoard: pip install "inkwash[track]", or leave it out; '
+                "metrics.jsonl holds the same numbers."
+            ) from error
+        writer: Any = SummaryWriter
+        return writer(str(self.folder / "tensorboard"))
+
+    def log(self, progress: Progress, board: Any = None) -> None:
         """Append a line of numbers to metrics.jsonl; what is not finite is left out."""
         numbers = {f.name: getattr(progress, f.name) for f in fields(progress)}
         line = {k: round(v, 9) for k, v in numbers.items() if isinstance(v, (int, float)) and math.isfinite(v)}
         line.pop("done")
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+        for name in line.keys() - {"step"} if board is not None else ():
+            board.add_scalar(name, line[name], progress.step)
 
     def sample(self, setup: Setup, state: State) -> File:
         """Draw samples with the averaged weights and fixed seeds; publish samples/step-N.png."""
