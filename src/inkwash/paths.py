@@ -40,23 +40,55 @@ class Linear(Component):
 
 
 @dataclass(frozen=True)
-class LinearBetas(Component):
+class _BetweenEnds(Component):
+    steps: int = 1000
+    start: float = 1e-4
+    end: float = 0.02
+    scaled: bool = False
+
+    def _ends(self) -> tuple[float, float]:
+        scale = 1000 / self.steps if self.scaled else 1.0
+        return scale * self.start, scale * self.end
+
+
+@dataclass(frozen=True)
+class LinearBetas(_BetweenEnds):
     """Betas evenly spaced from `start` to `end` (Ho et al. 2020).
 
     The values are meant for 1000 steps. With fewer, alpha_T stays far from 0 (0.36 at T = 200) and the prior does not
     match the data at t = 1; `scaled` multiplies both ends by 1000/steps, which keeps alpha_T where it was.
     """
 
-    steps: int = 1000
-    start: float = 1e-4
-    end: float = 0.02
-    scaled: bool = False
     kind: Literal["linear"] = field(default="linear", kw_only=True, repr=False)
 
     def __call__(self) -> Tensor:
         """The betas, [steps] float64."""
-        scale = 1000 / self.steps if self.scaled else 1.0
-        return torch.linspace(scale * self.start, scale * self.end, self.steps, dtype=torch.float64)
+        start, end = self._ends()
+        return torch.linspace(start, end, self.steps, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class QuadraticBetas(_BetweenEnds):
+    """Betas whose square roots are evenly spaced from sqrt(start) to sqrt(end); `scaled` as in `LinearBetas`."""
+
+    kind: Literal["quadratic"] = field(default="quadratic", kw_only=True, repr=False)
+
+    def __call__(self) -> Tensor:
+        """The betas, [steps] float64."""
+        start, end = self._ends()
+        return torch.linspace(start**0.5, end**0.5, self.steps, dtype=torch.float64) ** 2
+
+
+@dataclass(frozen=True)
+class SigmoidBetas(_BetweenEnds):
+    """Betas on a logistic curve from about `start` to about `end`, its argument from -6 to 6; `scaled` as above."""
+
+    kind: Literal["sigmoid"] = field(default="sigmoid", kw_only=True, repr=False)
+
+    def __call__(self) -> Tensor:
+        """The betas, [steps] float64."""
+        start, end = self._ends()
+        return torch.sigmoid(torch.linspace(-6, 6, self.steps, dtype=torch.float64)) * (end - start) + start
 
 
 @dataclass(frozen=True)
@@ -73,39 +105,6 @@ class CosineBetas(Component):
         t = torch.linspace(0, 1, self.steps + 1, dtype=torch.float64)
         alpha_bar = torch.cos((t + self.s) / (1 + self.s) * (math.pi / 2)) ** 2
         return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=self.max_beta)
-
-
-@dataclass(frozen=True)
-class QuadraticBetas(Component):
-    """Betas whose square roots are evenly spaced from sqrt(start) to sqrt(end); `scaled` as in `LinearBetas`."""
-
-    steps: int = 1000
-    start: float = 1e-4
-    end: float = 0.02
-    scaled: bool = False
-    kind: Literal["quadratic"] = field(default="quadratic", kw_only=True, repr=False)
-
-    def __call__(self) -> Tensor:
-        """The betas, [steps] float64."""
-        scale = 1000 / self.steps if self.scaled else 1.0
-        return scale * torch.linspace(self.start**0.5, self.end**0.5, self.steps, dtype=torch.float64) ** 2
-
-
-@dataclass(frozen=True)
-class SigmoidBetas(Component):
-    """Betas on a logistic curve from about `start` to about `end`, its argument from -6 to 6; `scaled` as above."""
-
-    steps: int = 1000
-    start: float = 1e-4
-    end: float = 0.02
-    scaled: bool = False
-    kind: Literal["sigmoid"] = field(default="sigmoid", kw_only=True, repr=False)
-
-    def __call__(self) -> Tensor:
-        """The betas, [steps] float64."""
-        scale = 1000 / self.steps if self.scaled else 1.0
-        curve = torch.sigmoid(torch.linspace(-6, 6, self.steps, dtype=torch.float64))
-        return scale * (curve * (self.end - self.start) + self.start)
 
 
 Betas = Annotated[LinearBetas | CosineBetas | QuadraticBetas | SigmoidBetas, OneOf()]

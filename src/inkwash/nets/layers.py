@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inkwash.types import Condition
+
+Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
 GROUP = 16
 """Channels per normalisation group. Below 16, the CPU's group norm leaves its vector path: 7 times slower in bf16."""
@@ -76,7 +79,7 @@ def norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(channels // GROUP if channels % GROUP == 0 else 1, channels)
 
 
-def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
+def zeroed(layer: Layer) -> Layer:
     """The layer with weights and bias zero, so that what it ends contributes nothing at first."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
@@ -118,13 +121,13 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads = next(n for n in range(max(1, channels // head_dim), 0, -1) if channels % n == 0)
         self.norm = norm(channels)
-        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.out = zeroed(nn.Conv2d(channels, channels, 1))
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.out = zeroed(nn.Linear(channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, C, H, W] to the same shape."""
-        B, C, H, W = x.shape
-        qkv = self.qkv(self.norm(x)).permute(0, 2, 3, 1).reshape(B, H * W, 3, self.heads, C // self.heads)
-        h = attention(*qkv.permute(2, 0, 3, 1, 4).unbind(0))
-        out: Tensor = x + self.out(h.transpose(1, 2).reshape(B, H, W, C).permute(0, 3, 1, 2))
+        tokens = self.norm(x).permute(0, 2, 3, 1).flatten(1, 2)  # [B, HW, C], a view of channels-last memory
+        q, k, v = (z.unflatten(2, (self.heads, -1)).transpose(1, 2) for z in self.qkv(tokens).chunk(3, dim=2))
+        h = self.out(attention(q, k, v).transpose(1, 2).flatten(2))
+        out: Tensor = x + h.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
         return out
