@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inkwash.nets.layers import Embedding
+from inkwash.nets.layers import Embedding, zeroed
 from inkwash.types import Component, Condition
 
 
@@ -48,9 +48,7 @@ class _Module(nn.Module):
         self.first = nn.Linear(features, width)
         self.into = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
         self.back = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
-        self.last = nn.Linear(width, features)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        self.last = zeroed(nn.Linear(width, features))
 
     def forward(self, x: Tensor, t_emb: Tensor, s_emb: Tensor, cond: Condition) -> Tensor:
         """Predict the target for x [B, D] at t_emb [B]; s_emb [B] is for few-step models and is not looked at."""
