@@ -118,6 +118,12 @@ def test_what_has_no_solution_is_refused(path: object, target: object, times: li
         check(path, target, torch.tensor(times[:1], dtype=torch.float64))  # type: ignore[arg-type]
 
 
+def test_one_derivative_is_enough_to_be_refused_on_a_table() -> None:
+    for half in (lambda c: (c.dalpha, torch.ones_like(c.alpha)), lambda c: (torch.ones_like(c.alpha), c.dsigma)):
+        with pytest.raises(ValueError, match="time derivatives"):
+            check(Table(LinearBetas(10)), half, torch.ones(3, dtype=torch.float64))
+
+
 def test_a_grid_of_rows_is_checked_row_by_row() -> None:
     times = torch.tensor([[0.9, 0.8], [0.5, 1.0]], dtype=torch.float64)
     with pytest.raises(ValueError, match="t = 1 "):
