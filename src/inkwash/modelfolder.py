@@ -79,7 +79,14 @@ def load_model(run: str | File, *, trust: bool = False) -> tuple[Config, Model]:
     saved = checkpoint.load(folder, ["config.json", "model.safetensors"])  # both of one version: it may be replaced
     config = _config(saved.texts["config.json"], folder, trust)
     model = config.build()
-    model.net.load_state_dict(saved.tensors["model"])
+    try:
+        model.net.load_state_dict(saved.tensors["model"])
+    except RuntimeError as error:  # what torch raises for names and shapes that differ
+        first = "".join(str(error).split("\n\t")[1:2])
+        raise checkpoint.CheckpointError(
+            f"The weights in {folder} do not fit its config.json: {first or error} "
+            f"Another version of inkwash may have written them; this is {__version__}."
+        ) from error
     return config, model
 
 
