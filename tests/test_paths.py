@@ -100,6 +100,8 @@ def test_scaled_betas_keep_the_end_of_the_table() -> None:
     assert float(Table(LinearBetas(200))(one).alpha) == pytest.approx(0.36357, rel=1e-4)
     assert float(Table(LinearBetas(200))(one).alpha) == pytest.approx(math.sqrt(0.13218), rel=1e-4)
     assert float(Table(LinearBetas(200, scaled=True))(one).alpha) == pytest.approx(0.0055, abs=5e-5)
+    for betas in (LinearBetas, QuadraticBetas, SigmoidBetas, CosineBetas):
+        assert Table(betas()).steps == 1000
     for betas in (LinearBetas, QuadraticBetas, SigmoidBetas):
         scaled = betas(250, scaled=True)()
         torch.testing.assert_close(scaled, 4 * betas(250)(), rtol=1e-14, atol=0)
@@ -130,7 +132,7 @@ def test_tables_slopes_are_continuous() -> None:
         f = lambda t: 0.2 * t + 0.9 * t**2 + 0.3 * t**3  # noqa: E731
         bar = torch.cos(f(entries(steps))) ** 2
         table = Table((1 - bar[1:] / bar[:-1]).tolist())
-        t = torch.linspace(0.2, 0.9, 977, dtype=torch.float64)
+        t = torch.linspace(0, 1, 977, dtype=torch.float64)
         c = table(t)
         errors.append(float((torch.atan2(c.sigma, c.alpha) - f(t)).abs().max()))
     assert math.log2(errors[0] / errors[1]) == pytest.approx(3, abs=0.1)
@@ -214,6 +216,17 @@ def test_coefficients_have_any_shape() -> None:
         whole, rows = path(t), [path(row) for row in t]
         for a, b in zip(whole, Coeffs(*map(torch.stack, zip(*rows, strict=True))), strict=True):
             assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("path", [Linear(), Table(LinearBetas(10))])
+def test_coefficients_are_float64(path: Linear | Table) -> None:
+    """Whatever the precision of the times and ratios: they are subtracted from 1 and from one another."""
+    t = torch.tensor([0.05, 0.3, 0.71], dtype=torch.float32)
+    for single, double in zip(path(t), path(t.double()), strict=True):
+        assert single.dtype == torch.float64
+        assert torch.equal(single, double)
+    assert path.time(t).dtype == torch.float64
+    assert torch.equal(path.time(t), path.time(t.double()))
 
 
 def test_a_table_takes_numbers() -> None:
