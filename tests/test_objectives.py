@@ -186,7 +186,7 @@ def test_losses_do_not_depend_on_how_the_batch_is_cut(path: Linear | Table, dens
     """Microbatches, ranks, any order: bit for bit the losses of the whole batch."""
     size, step = 27, 4
     number = step * size + torch.arange(size)
-    x0 = Philox(9, number)(torch.empty(size, 3, 5), 0, Stream.ORDER)
+    x0 = Philox(9, number)(torch.empty(size, 3, 5), 0, Stream.START)
     best = model(path, V(), MU[:1].float(), LAM[:1].float())
     objective = Regression("huber", density)
 

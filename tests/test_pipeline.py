@@ -14,6 +14,7 @@ from inkwash import MLP, Ancestral, Config, Ddim, Euler, Flow, Heun, Linear, Sam
 from inkwash.codec import Pixels, Scaled, Standard
 from inkwash.model import Indexed, Plain
 from inkwash.modelfolder import save_model
+from inkwash.noise import Philox, Stream
 from inkwash.pipeline import CHUNK, Pipeline, find_class
 
 CLASSES = ("T-shirt/top", "Trouser", "Sneaker")
@@ -71,6 +72,16 @@ def test_seeds_and_indices_give_different_pictures() -> None:
     a, b = pipe(2, label="Sneaker", seed=0).array, pipe(2, label="Sneaker", seed=1).array
     assert (a[0] != a[1]).any()
     assert (a != b).any()
+
+
+def test_sampling_starts_from_noise_that_training_never_saw() -> None:
+    """Seed, index and step may coincide with training's: the stream does not."""
+    seen: list[torch.Tensor] = []
+    pipeline()(2, seed=5, trace=lambda q, a: seen.append(q.x))
+    noise = Philox(5, torch.arange(2))
+    assert torch.equal(seen[0], noise(seen[0], 0, Stream.START))
+    trained_with = noise(seen[0], 0, Stream.EPS)
+    assert abs(float((seen[0] * trained_with).mean())) < 4 / seen[0].numel() ** 0.5
 
 
 def test_guidance_1_is_the_conditional_model_and_0_the_unconditional_one() -> None:

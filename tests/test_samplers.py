@@ -44,7 +44,7 @@ class Impulses:
 
     steps: list[int]
 
-    def __call__(self, like: Tensor, step: int, stream: int = 0) -> Tensor:
+    def __call__(self, like: Tensor, step: int, stream: int) -> Tensor:
         assert stream == Stream.STEP
         self.steps.append(step)
         z = torch.zeros_like(like)

@@ -24,13 +24,11 @@ _MASK = 0xFFFFFFFF
 class Stream(IntEnum):
     """What a random number is for; numbers of different streams are independent."""
 
-    EPS = 0  # the noise of training, and the starting point of sampling
+    EPS = 0  # the noise of training
     TIME = 1  # training times
     DROP = 2  # dropping conditions
     STEP = 3  # noise added by a sampler's steps
-    ORDER = 4  # order of examples, permutations of strata
-    FLIP = 5  # augmentation
-    SPLIT = 6  # held-out examples
+    START = 4  # the starting point of sampling: apart from EPS, so that equal seeds share no number
 
 
 def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -54,11 +52,11 @@ class Philox:
     seed: int
     index: Tensor
 
-    def __call__(self, like: Tensor, step: int = 0, stream: int = Stream.STEP) -> Tensor:
+    def __call__(self, like: Tensor, step: int, stream: int) -> Tensor:
         """Standard normals of like's shape [B, ...], dtype and device; row i depends on index[i] alone.
 
-        step: 0 to 2^24 - 1. Computed in float32: within 1e-6 of Box and Muller's transform of a float32 uniform (which
-        has 2^-24 steps near 1, so the smallest radii are coarse), and at most 6.77 in size.
+        step: 0 to 2^24 - 1; stream: a `Stream`. Computed in float32: within 1e-6 of Box and Muller's transform of a
+        float32 uniform (which has 2^-24 steps near 1, so the smallest radii are coarse), and at most 6.77 in size.
         """
         numbers = math.prod(like.shape[1:])
         blocks = -(-numbers // 4)
@@ -67,7 +65,7 @@ class Philox:
         z = torch.stack([*_normal_pair(words[0], words[1]), *_normal_pair(words[2], words[3])], dim=-1)
         return z.reshape(len(self.index), 4 * blocks)[:, :numbers].reshape(like.shape).to(like.dtype)
 
-    def uniform(self, step: int = 0, stream: int = Stream.TIME) -> Tensor:
+    def uniform(self, step: int, stream: int) -> Tensor:
         """One number in (0, 1) per sample: [B] float64 on the host, with 53 random bits."""
         w = self._words(torch.zeros(1, dtype=torch.int64), self.index.cpu(), step, stream)
         return (((w[0] << 21) | (w[1] >> 11)).double() + 0.5) * 2.0**-53
@@ -79,11 +77,6 @@ class Philox:
     def _words(self, block: Tensor, index: Tensor, step: int, stream: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         tag = torch.full((1,), step << 8 | stream, dtype=torch.int64, device=index.device)
         return philox4x32((block, index & _MASK, index >> 32, tag), self.seed)
-
-
-def permutation(seed: int, epoch: int, n: int) -> Tensor:
-    """A permutation of range(n), [n] int64: a pure function of its arguments, on every machine and version."""
-    return Philox(seed, torch.arange(n)).uniform(epoch, Stream.ORDER).argsort(stable=True)
 
 
 def _normal_pair(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

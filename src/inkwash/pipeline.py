@@ -152,7 +152,7 @@ class Pipeline:
         """The samples of one batch, before decoding."""
         path = self.model.path
         start = torch.empty(len(rows), *self.config.shape, device=self.device)
-        x = noise(start, 0, Stream.EPS) * float(path(times[0]).sigma[0])
+        x = noise(start, 0, Stream.START) * float(path(times[0]).sigma[0])
         denoiser: Denoiser = self.model if own.guidance == 1 else Guided(self.model, own.guidance)
         denoiser = Chunked(denoiser, chunk)
         if own.clip:

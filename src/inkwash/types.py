@@ -136,13 +136,16 @@ class Denoiser(Protocol):
 
 
 class Noise(Protocol):
-    """Randomness as a pure function of (seed, sample index, step, stream): see `inkwash.noise.Philox`."""
+    """Randomness as a pure function of (seed, sample index, step, stream): see `inkwash.noise.Philox`.
 
-    def __call__(self, like: Tensor, step: int, stream: int = 0) -> Tensor:
+    stream says what the numbers are for (an `inkwash.noise.Stream`): no two uses share any.
+    """
+
+    def __call__(self, like: Tensor, step: int, stream: int) -> Tensor:
         """Standard normals of like's shape [B, ...], device and dtype; row i depends on sample index i alone."""
         ...
 
-    def uniform(self, step: int, stream: int = 0) -> Tensor:
+    def uniform(self, step: int, stream: int) -> Tensor:
         """One uniform number in (0, 1) per sample: [B], float64, on the host."""
         ...
 
