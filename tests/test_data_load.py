@@ -306,6 +306,42 @@ def test_unfit_arrays(tmp_path, cache, array, message):
         load(str(tmp_path / "x.npy"), cache=cache)
 
 
+def test_damaged_npz(tmp_path, cache):
+    good = tmp_path / "good.npz"
+    np.savez(good, images=np.arange(128, dtype=np.uint8).reshape(2, 8, 8), classes=np.array([b"\xc3\xa9"]))
+    whole = good.read_bytes()
+    assert load(str(good), cache=cache).classes == ("é",)
+    place = whole.index(bytes(range(128)))
+    altered = whole[: place + 5] + b"x" + whole[place + 6 :]
+    for data, message in (
+        (whole[: len(whole) // 2], "is not a whole file of plain arrays"),
+        (whole[:20], "is not a whole file of plain arrays"),
+        (b"", "is not a whole file of plain arrays"),
+        (altered, r"images cannot be read \(Bad CRC-32.*Save the file again"),
+    ):
+        (tmp_path / "x.npz").write_bytes(data)
+        with pytest.raises(ValueError, match=message):
+            load(str(tmp_path / "x.npz"), cache=cache)
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("images", b"no array")
+    with pytest.raises(ValueError, match="images is a plain file"):
+        load(str(tmp_path / "x.npz"), cache=cache)
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (np.array(["a", "b"], object), r"classes cannot be read.*dtype=str"),
+        (np.array("a"), r"classes has shape \[\]; expected a list"),
+        (np.array([b"\xff"]), "classes is not UTF-8"),
+    ],
+)
+def test_unfit_class_names(tmp_path, cache, classes, message):
+    np.savez(tmp_path / "x.npz", images=np.zeros((2, 4, 4), np.uint8), labels=np.array([0, 0]), classes=classes)
+    with pytest.raises(ValueError, match=message):
+        load(str(tmp_path / "x.npz"), cache=cache)
+
+
 def test_unfit_labels(tmp_path, cache):
     for labels, message in ((np.zeros(3, int), "expected 2 whole numbers"), (np.array([0, 5]), "label 5 has no name")):
         np.savez(tmp_path / "x.npz", images=np.zeros((2, 4, 4), np.uint8), labels=labels, classes=["a"])

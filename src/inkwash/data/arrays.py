@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +16,9 @@ from inkwash.data.dataset import Array
 from inkwash.data.known import KNOWN, read_idx
 from inkwash.data.sources import Listing, Source
 from inkwash.data.spec import Split
+
+# Of numpy, zipfile and zlib, for a file that is cut short, altered, or holds pickled objects.
+_UNFIT = (ValueError, OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -36,8 +42,11 @@ def read_numpy(path: Path) -> Arrays:
     numbers must be 0 to 255 (booleans become 0 and 255), floats are kept as they are. [N, D] floats are points.
     """
     try:
+        with path.open("rb") as file:
+            if file.read(2) == b"PK":  # numpy leaves a damaged zip open
+                zipfile.ZipFile(file).close()
         held = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except _UNFIT as error:
         raise ValueError(f"{path} is not a whole file of plain arrays ({error}). Save it again with numpy.") from error
     if isinstance(held, np.ndarray):
         return Arrays(_images(held, path))
@@ -45,10 +54,10 @@ def read_numpy(path: Path) -> Arrays:
         keys = held.files
         if "images" not in keys and len(keys) != 1:
             raise ValueError(f"{path} has no array `images`, but {', '.join(keys)}. Save it as images=…, labels=….")
-        images = _images(held["images" if "images" in keys else keys[0]], path)
-        labels = _labels(held["labels"], len(images), path) if "labels" in keys else None
-        classes = tuple(str(c) for c in held["classes"]) if "classes" in keys else ()
-        captions = tuple(str(c) for c in held["captions"]) if "captions" in keys else None
+        images = _images(_member(held, "images" if "images" in keys else keys[0], path), path)
+        labels = _labels(_member(held, "labels", path), len(images), path) if "labels" in keys else None
+        classes = _texts(held, "classes", path) if "classes" in keys else ()
+        captions = _texts(held, "captions", path) if "captions" in keys else None
     if labels is not None and not classes:
         classes = tuple(str(i) for i in range(int(labels.max()) + 1))
     if labels is not None and labels.max() >= len(classes):
@@ -79,6 +88,31 @@ def read_idx_files(source: Source, listing: Listing, split: Split) -> tuple[str,
             return known.name, Arrays(images[..., None], labels, known.classes, flip=known.flip)
     classes = () if labels is None else tuple(str(i) for i in range(int(labels.max()) + 1))
     return "", Arrays(images[..., None], labels, classes, flip=False)
+
+
+def _member(held: Any, key: str, path: Path) -> Array:
+    """One array of an .npz; they are only read, and found to be damaged, when they are asked for."""
+    try:
+        array = held[key]
+    except _UNFIT as error:
+        raise ValueError(
+            f"{path}: {key} cannot be read ({error}). Save the file again with numpy, as arrays of numbers or of texts "
+            "(not of objects: np.array(names, dtype=str))."
+        ) from error
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{path}: {key} is a plain file, not an array. Save it again with numpy.savez.")
+    return array
+
+
+def _texts(held: Any, key: str, path: Path) -> tuple[str, ...]:
+    """A member that is a list of names: texts, UTF-8 bytes or numbers."""
+    array = _member(held, key, path)
+    if array.ndim != 1:
+        raise ValueError(f"{path}: {key} has shape {list(array.shape)}; expected a list of texts, one axis.")
+    try:
+        return tuple(c.decode() if isinstance(c, bytes) else str(c) for c in array)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: {key} is not UTF-8 ({error}). Save texts: np.array(names, dtype=str).") from error
 
 
 def _images(x: Array, path: Path) -> Array:
