@@ -204,6 +204,32 @@ def test_oversized_and_damaged_members_are_bad_files(tmp_path, cache):
     assert 5 not in hurt.images[:, 0, 0, 0] and len(hurt) == 39
 
 
+def tar(path, members):
+    with tarfile.open(path, "w") as archive:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, BytesIO(data))
+    return str(path)
+
+
+@pytest.mark.parametrize("held", [1 << 28, 100])  # bytes kept in memory: the tar is read once, or again
+def test_empty_and_repeated_members_of_a_tar(tmp_path, cache, monkeypatch, held):
+    monkeypatch.setattr("inkwash.data.sources._HOLD", held)
+    members = [(f"{i:02}.png", png((i, 0, 0))) for i in range(40)]
+    data = load(tar(tmp_path / "a.tar", [*members, ("zz.png", b"")]), cache=cache)
+    assert len(data) == 40
+    assert (data.folder / "bad-files.txt").read_text().startswith("zz.png\t")
+    assert data.notes[0].startswith("1 of 41 pictures cannot be read")
+    # Of several members of one name, the last counts, as in the folder that unpacking makes.
+    repeated = tar(tmp_path / "b.tar", [("03.png", b""), *members, ("./03.png", png((200, 0, 0)))])
+    with tarfile.open(repeated) as archive:
+        archive.extractall(tmp_path / "unpacked", filter="data")
+    data, folder = load(repeated, cache=cache), load(str(tmp_path / "unpacked"), cache=cache)
+    assert data.images[:, 0, 0, 0].tolist() == [200 if i == 3 else i for i in range(40)]
+    assert data.fingerprint == folder.fingerprint and data.notes == ()
+
+
 def test_a_cut_archive_is_named(tmp_path, cache):
     for path in archives(tmp_path, classes()):
         path.write_bytes(

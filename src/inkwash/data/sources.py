@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, NamedTuple, Protocol
 
 from inkwash.data.decode import SUFFIXES, Blob
 
@@ -163,6 +163,17 @@ class Zip:
             raise ValueError(f"{self.path} is not a whole zip file ({error}). Copy or download it again.") from error
 
 
+class _Scan(NamedTuple):
+    """A tar read once: its listing, where the last member of each name begins, and the contents where they are small.
+
+    To find a member means to read all before it, so that what fits in memory is kept.
+    """
+
+    listing: Listing
+    last: dict[str, int]
+    held: dict[str, bytes] | None
+
+
 @dataclass(frozen=True)
 class Tar:
     """A .tar, plain or compressed, read from beginning to end. Its key is of its own size and time of change."""
@@ -175,29 +186,29 @@ class Tar:
 
     def listing(self) -> Listing:
         """See `Source`."""
-        return self._scan[0]
+        return self._scan.listing
 
     def read(self, names: Collection[str], max_bytes: int) -> Iterator[tuple[str, Blob]]:
         """See `Source`. Of several members of one name, the last counts, as it does when a tar is unpacked."""
-        wanted, held = set(names), self._scan[1]
-        if held is not None:
-            yield from (
-                (n, b if len(b) <= max_bytes else _too_large(len(b), max_bytes)) for n in names if (b := held[n])
-            )
+        wanted, scan = set(names), self._scan
+        if scan.held is not None:
+            for name in names:
+                data = scan.held[name]
+                yield name, data if len(data) <= max_bytes else _too_large(len(data), max_bytes)
             return
         with self._damage_named():
             for name, member, archive in self._members():
-                if name in wanted and (file := archive.extractfile(member)):
+                if name in wanted and scan.last[name] == member.offset and (file := archive.extractfile(member)):
                     yield name, _bounded(file, member.size, max_bytes)
 
     @cached_property
-    def _scan(self) -> tuple[Listing, dict[str, bytes] | None]:
-        """The listing, and the contents where they are small: to find a member means to read all before it."""
-        found, held, room = Listing(), dict[str, bytes](), _HOLD
+    def _scan(self) -> _Scan:
+        found, last, held, room = Listing(), dict[str, int](), dict[str, bytes](), _HOLD
         with self._damage_named():
             for name, member, archive in self._members():
                 if (kind := found.take(name)) in ("hidden", "other"):
                     continue
+                last[name] = member.offset
                 room -= member.size
                 if room < 0:
                     held.clear()
@@ -207,7 +218,7 @@ class Tar:
                 if kind == "metadata":
                     found.metadata[name] = held[name]
         found.images = sorted(set(found.images))
-        return found, held if room >= 0 else None
+        return _Scan(found, last, held if room >= 0 else None)
 
     def _members(self) -> Iterator[tuple[str, tarfile.TarInfo, tarfile.TarFile]]:
         with tarfile.open(self.path) as archive:
