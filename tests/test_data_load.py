@@ -9,6 +9,7 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from inkwash.data import DataSpec, load
@@ -271,6 +272,47 @@ def test_size_is_chosen_and_said(tmp_path, cache):
     size, notes = chosen([(50, 40), (90, 45), (40, 80)])
     assert size == (32, 32) and "50x40 to 90x45" in notes[0]
     assert chosen([(20, 19), (31, 17)])[0] == (16, 16)
+    assert chosen([(7, 6), (5, 9)])[0] == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        *((s, s) for s in ((28, 28), (32, 32), (64, 64), (40, 48), (96, 96), (128, 128))),
+        ((50, 50), (48, 48)),
+        ((33, 33), (32, 32)),
+        ((44, 44), (40, 40)),  # beyond 40 pixels a network's patches are twice as large
+        ((100, 90), (96, 80)),
+        ((30, 17), (28, 16)),
+        ((3, 9), (4, 8)),
+    ],
+)
+def test_pictures_of_one_size_get_sides_that_every_preset_takes(tmp_path, cache, given, kept):
+    from inkwash.nets import UNet
+
+    root = str(write(tmp_path / "f", {f"{i}.png": png((i, 0, 0), given) for i in range(2)}))
+    data = load(root, cache=cache)
+    assert data.shape == (3, kept[1], kept[0])
+    said = f"The pictures are {given[0]}x{given[1]} pixels; they are brought to {kept[0]}x{kept[1]}, because"
+    assert [n.startswith(said) for n in data.notes] == ([] if given == kept else [True])
+    for preset in ("tiny", "small", "base"):
+        with torch.device("meta"):
+            UNet(preset).build(data.shape, 0)  # raises for a size that does not fit
+    array = np.zeros((2, given[1], given[0], 3), np.uint8)
+    np.save(tmp_path / "a.npy", array)
+    assert load(str(tmp_path / "a.npy"), cache=cache).shape == (3, given[1], given[0])
+
+
+def test_rounding_the_size_crops_or_scales_as_the_specification_says(tmp_path, cache):
+    stripes = np.zeros((30, 34, 3), np.uint8)
+    stripes[:, :17] = 255
+    file = BytesIO()
+    Image.fromarray(stripes).save(file, "PNG")
+    root = str(write(tmp_path / "f", {"0.png": file.getvalue()}))
+    for resize in ("crop", "stretch", "pad"):
+        data = load(DataSpec(root, resize=resize), cache=cache)
+        want = load(DataSpec(root, resize=resize, size=(28, 32)), cache=cache)
+        assert np.array_equal(data.images, want.images), resize
 
 
 def test_size_channels_and_limit_as_asked(tmp_path, cache):

@@ -30,9 +30,11 @@ GENERATED = f"{SHAPES} (generated)"
 def load(spec: DataSpec | str, *, progress: Progress | None = None, cache: Path | None = None) -> Dataset:
     """The data set that `spec` (or a source alone) describes, from its pack in the cache, made there if need be.
 
-    Pictures of one size, at most 128 pixels a side, keep it unless `spec.size` says otherwise; others are brought to
-    squares of at most 64, which the data set's notes say. A pack is found again by the source (a folder: the names,
-    sizes and times of change of all files; an archive: its own) and the settings, and is made anew when they change.
+    Pictures of one size, at most 128 pixels a side, keep it unless `spec.size` says otherwise, with sides rounded down
+    to what a U-Net can halve: a multiple of 4, of 8 where the longer is above 40, of 16 above 80. Others are brought to
+    squares of at most 64. The data set's notes say what was changed; arrays keep their size. A pack is found again by
+    the source (a folder: the names, sizes and times of change of all files; an archive: its own) and the settings, and
+    is made anew when they change.
 
     progress: called with (what, done, total) while a pack is made; cache: instead of `cache_dir()`.
 

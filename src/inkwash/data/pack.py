@@ -244,18 +244,39 @@ def _headers(source: Source, names: list[str], max_pixels: int, max_bytes: int) 
     return found
 
 
+def _sides_step(longest: int) -> int:
+    """What both sides must be a multiple of for the presets of `inkwash.nets.UNet`, by the longer side in pixels.
+
+    They halve 4 x 4 pixels to one place, and twice as many a side for each doubling of the longer side beyond 40.
+    """
+    step = 4
+    while longest > 40:
+        step, longest = 2 * step, -(-longest // 2)
+    return step
+
+
 def _choose(headers: list[Probe], notes: list[str]) -> tuple[int, int]:
-    """Small pictures of one size keep it; others become squares no larger than most of them, at most 64."""
+    """Small pictures of one size keep it, but for what networks cannot halve; others become squares, at most 64.
+
+    The squares are no larger than most of the pictures.
+    """
     sizes = {(p.height, p.width) for p in headers}
     if len(sizes) == 1:
-        (size,) = sizes
-        if max(size) <= _AS_IT_IS:
-            return size
+        ((h, w),) = sizes
+        if max(h, w) <= _AS_IT_IS:
+            step = _sides_step(max(h, w))
+            height, width = (max(step, side // step * step) for side in (h, w))
+            if (height, width) != (h, w):
+                notes.append(
+                    f"The pictures are {w}x{h} pixels; they are brought to {width}x{height}, because networks halve "
+                    f"them and need sides that are multiples of {step}. Another size: --size."
+                )
+            return height, width
     if not headers:
         return _CHOSEN, _CHOSEN
     short = median(min(p.height, p.width) for p in headers)
-    step = 32 if short >= 32 else 8 if short >= 8 else 1
-    side = min(_CHOSEN, int(short // step * step))
+    step = 32 if short >= 32 else 8 if short >= 8 else 4
+    side = max(step, min(_CHOSEN, int(short // step * step)))
     least, most = (pick(headers, key=lambda p: p.width * p.height) for pick in (min, max))
     was = f"{most.width}x{most.height}"
     if len(sizes) > 1:
