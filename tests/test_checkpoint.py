@@ -387,6 +387,17 @@ def test_prune_keeps_the_last_the_best_and_the_newest_good(tmp_path):
         checkpoint.prune(tmp_path, keep_last=0)
 
 
+def test_prune_never_deletes_what_is_to_be_kept_whatever_its_number(tmp_path):
+    """A run resumed from an early step publishes below the numbers of the run it departs from."""
+    for step in (5, 100, 110, 120, 6):
+        checkpoint.publish(tmp_path / f"step-{step}", {"m": {"x": torch.tensor(step)}}, {})
+    assert checkpoint.prune(tmp_path, keep_last=1, keep=[tmp_path / "x" / ".." / "step-6"]) == [
+        tmp_path / f"step-{step}" for step in (5, 100, 110)
+    ]
+    assert {p.name for p in tmp_path.iterdir()} == {"step-120", "step-6"}
+    checkpoint.verify(tmp_path / "step-6")
+
+
 # What may be stored
 
 

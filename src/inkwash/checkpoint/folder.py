@@ -148,8 +148,9 @@ def newest_good(checkpoints: Path) -> tuple[Path, list[str]]:
 
 
 def prune(checkpoints: Path, keep_last: int, keep: Collection[Path] = ()) -> list[Path]:
-    """Delete old `step-N` folders: all but the last `keep_last` >= 1 and those in `keep` (the best, say).
+    """Delete old `step-N` folders: all but the last `keep_last` >= 1 by number and those in `keep`.
 
+    keep: the best, and the one just published, which is not the last where a run goes on from an early step.
     Folders that are visibly incomplete do not count among the last. The newest good one and whatever is newer
     (damaged, but evidence) always stay; if none is good, nothing is deleted. Returns what was deleted.
     """
