@@ -99,8 +99,8 @@ def assert_same(a: list[Tensor], b: list[Tensor]) -> None:
     ("schedule", "steps", "taken", "spacing", "prediction"),
     [
         ("linear", 10, 10, "leading", "epsilon"),
-        ("scaled_linear", 200, 200, "leading", "v_prediction"),
-        ("squaredcos_cap_v2", 100, 100, "leading", "sample"),
+        ("scaled_linear", 60, 60, "leading", "v_prediction"),
+        ("squaredcos_cap_v2", 40, 40, "leading", "sample"),
         ("linear", 1000, 50, "leading", "epsilon"),
         ("linear", 1000, 50, "trailing", "v_prediction"),
         ("squaredcos_cap_v2", 1000, 50, "trailing", "sample"),
