@@ -49,6 +49,10 @@ def step_of(folder):
     return step
 
 
+def stored(folder, name):
+    return checkpoint.load(folder, [f"{name}.safetensors"]).tensors[name]
+
+
 def leftovers(folder):
     return [p.name for p in folder.rglob(".inkwash-*")]
 
@@ -365,9 +369,9 @@ def test_none_good_names_every_problem(steps):
 
 def test_one_file_and_names_that_are_not_there(steps):
     assert checkpoint.load_text(steps / "step-9", "recipe.toml") == "steps = 9\n"
-    assert checkpoint.load_tensors(steps / "step-9", "model")["b"].item() == 9
+    assert stored(steps / "step-9", "model")["b"].item() == 9
     with pytest.raises(CheckpointError, match=r"no optim\.safetensors. It has ema\.safetensors, model\.safetensors"):
-        checkpoint.load_tensors(steps / "step-9", "optim")
+        stored(steps / "step-9", "optim")
 
 
 # Pruning
@@ -421,7 +425,7 @@ def test_names_stay_inside(tmp_path, name):
 
 def test_subfolders(tmp_path):
     checkpoint.publish(tmp_path / "model", {"codec/model": {"x": torch.arange(3)}}, {"codec/config.json": "{}"})
-    assert checkpoint.load_tensors(tmp_path / "model", "codec/model")["x"].tolist() == [0, 1, 2]
+    assert stored(tmp_path / "model", "codec/model")["x"].tolist() == [0, 1, 2]
     assert checkpoint.load_text(tmp_path / "model", "codec/config.json") == "{}"
 
 
@@ -444,8 +448,8 @@ def test_a_link_to_a_folder_elsewhere_stays_a_link(tmp_path):
 
 def test_loaded_tensors_are_the_readers_own(tmp_path):
     checkpoint.publish(tmp_path / "model", *content(1))
-    loaded = checkpoint.load_tensors(tmp_path / "model", "model")
-    kept = checkpoint.load_tensors(tmp_path / "model", "model")
+    loaded = stored(tmp_path / "model", "model")
+    kept = stored(tmp_path / "model", "model")
     loaded["w"].zero_()
     checkpoint.verify(tmp_path / "model")
     checkpoint.publish(tmp_path / "model", *content(2))  # deletes the file that `kept` is mapped from
@@ -537,7 +541,7 @@ def test_a_tensor_that_occurs_twice_is_stored_once_and_stays_one(tmp_path):
 def test_shared_tensors_of_a_plain_dict_can_be_published(tmp_path):
     w = torch.randn(4, 4)
     checkpoint.publish(tmp_path / "m", {"m": {"w": w, "tied": w, "t": w.t(), "row": w[0]}}, {})
-    found = checkpoint.load_tensors(tmp_path / "m", "m")
+    found = stored(tmp_path / "m", "m")
     assert found["w"].equal(w)
     assert found["tied"].equal(w)
     assert found["t"].equal(w.t())

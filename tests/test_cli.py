@@ -250,7 +250,7 @@ def test_points_are_drawn_as_points(inkwash_, place: Path):
 
 
 def test_info_says_what_a_model_is_without_its_weights(inkwash_, place: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("inkwash.checkpoint.load_tensors", None)
+    monkeypatch.setattr("inkwash.checkpoint.folder.load_file", None)
     said = inkwash_("info", "runs/photos")
     parameters = sum(p.numel() for p in inkwash.UNet("tiny").build((1, 8, 8), 2).parameters())
     assert said.status == 0

@@ -88,10 +88,10 @@ def publish(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], texts: Ma
     return folder
 
 
-def load(folder: Path, names: Collection[str] | None = None, *, device: str | torch.device = "cpu") -> Checkpoint:
+def load(folder: Path, names: Collection[str] | None = None) -> Checkpoint:
     """Read the files of a published folder (or only `names`), checked against the manifest, all of one version.
 
-    On the CPU tensors are mapped from the file and read when first touched; changing them changes no file.
+    Tensors are mapped from the file and read when first touched; changing them changes no file.
     Raises `CheckpointError` as `verify` does, and for names that the folder does not have.
     """
 
@@ -109,16 +109,7 @@ def load(folder: Path, names: Collection[str] | None = None, *, device: str | to
                 texts[name] = (place / name).read_bytes().decode()
         return Checkpoint(tensors, texts)
 
-    found = _steady(folder, read)
-    if torch.device(device).type != "cpu":
-        moved = {group: {name: x.to(device) for name, x in at.items()} for group, at in found.tensors.items()}
-        return Checkpoint(moved, found.texts)
-    return found
-
-
-def load_tensors(folder: Path, name: str, device: str | torch.device = "cpu") -> dict[str, Tensor]:
-    """Read `<name>.safetensors` of a published folder; see `load`, which also reads several files of one version."""
-    return load(folder, [f"{name}.safetensors"], device=device).tensors[name]
+    return _steady(folder, read)
 
 
 def load_text(folder: Path, name: str) -> str:
