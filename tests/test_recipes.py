@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from inkwash import CosineBetas, Ddim, RecipeError, Table, UNet, read_recipe
+from inkwash import MLP, CosineBetas, Ddim, Muon, RecipeError, Table, UNet, read_recipe
 from inkwash.recipes import builtin_names, write_recipe
+
+STEPS_9 = {"path": {"kind": "table", "betas": {"kind": "cosine", "steps": 9}}}
 
 
 def mistakes(source: Any, *args: Any) -> list[str]:
@@ -51,7 +53,17 @@ def test_all_mistakes_are_told_at_once_with_the_nearest_names() -> None:
     ("source", "message"),
     [
         ({"path": "linear"}, "data is missing."),
-        ({"data": {"source": "x"}, "net": {"preset": "tiny"}}, "net: needs a `kind`: unet, mlp"),
+        ({"data": {"source": "x"}, "net": 3}, "net: needs a `kind`: unet, mlp"),
+        ({"data": {"source": "x"}, "path": "table"}, "Flow() is made of the path's time derivatives"),
+        ({"data": {"source": "x"}, "target": "eps"}, "does not determine data and noise at t = 1 "),
+        ({"data": {"source": "x", "size": 50}}, "The nearest sizes that fit are 48x48 and 56x56"),
+        ({"data": {"source": "x"}, "train": {"ema": 0.5}}, "ema = 0.5 must lie between"),
+        ({"data": {"source": "x"}, "train": {"label_dropout": 0.0}, "sampler": {"guidance": 2.0}}, "never learns"),
+        (
+            {"data": {"source": "x"}, "path": "table", "target": "v", "inputs": "indexed", **STEPS_9},
+            "has 9. Leave inputs",
+        ),
+        ({"data": {"source": "x"}, "path": {"steps": 5}}, "path has no settings besides its kind"),
         ({"data": {"source": "x"}, "path": {"kind": "table", "betas": "cosin"}}, "Did you mean cosine?"),
         ({"data": {"source": "x"}, "train": {"steps": 1, "minutes": 1}}, "both say how long"),
         ({"data": {"source": "x"}, "train": {"batch_size": 10, "accumulate": 3}}, "does not divide"),
@@ -61,6 +73,18 @@ def test_one_mistake_gives_one_line(source: dict[str, Any], message: str) -> Non
     said = mistakes(source)
     assert len(said) == 1
     assert message in said[0]
+
+
+def test_a_tables_kind_may_be_left_out_where_its_keys_say_it() -> None:
+    sets = ["net.dropout=0.1", "objective.loss=l1", "sampler.method.eta=0.5"]
+    recipe = read_recipe("photos", {"optim.lr": 1e-4}, sets)
+    assert recipe.optim == Muon(lr=1e-4)
+    assert recipe.net == UNet(dropout=0.1)
+    assert recipe.objective.loss == "l1"
+    assert recipe.sampler.method == Ddim(0.5)
+    assert read_recipe("roll", None, ["net.width=64"]).net == MLP(width=64)
+    tiny = read_recipe("fashion-mnist", {"net.kind": "unet", "net.preset": "tiny"}, ["net.dropout=0.2"])
+    assert tiny.net == UNet("tiny", dropout=0.2)
 
 
 def test_files_that_are_missing_or_not_toml(tmp_path: Path) -> None:
@@ -92,7 +116,9 @@ def test_builtin_recipes_are_valid_and_survive_toml(tmp_path: Path) -> None:
         recipe = read_recipe(name)
         (tmp_path / "r.toml").write_text(write_recipe(recipe))
         assert read_recipe(tmp_path / "r.toml") == recipe
-    table = read_recipe({"data": {"source": "x"}, "path": {"kind": "table", "betas": {"kind": "cosine", "steps": 9}}})
+    table = read_recipe(
+        {"data": {"source": "x"}, "path": {"kind": "table", "betas": {"kind": "cosine", "steps": 9}}, "target": "v"}
+    )
     assert table.path == Table(CosineBetas(9))
 
 

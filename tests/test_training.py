@@ -21,7 +21,7 @@ from inkwash.kinds import from_table
 from inkwash.objectives import Regression
 from inkwash.recipes import Recipe, RecipeError, read_recipe
 from inkwash.training import Progress, TrainingError, resume_recipe, train
-from inkwash.training.run import read_metrics
+from inkwash.training.run import Run, read_metrics
 
 TINY: dict[str, Any] = {
     "data": {"source": "shapes", "limit": 40},
@@ -235,6 +235,63 @@ def test_fine_tuning_starts_from_the_average_and_refuses_what_does_not_fit(tmp_p
             assert torch.allclose(base[name], tuned["net." + name.removeprefix("ema.")], atol=1e-9)
     with pytest.raises(ValueError, match=r"does not fit this run: .* differ in name or shape"):
         finish(recipe(net={"widths": [32]}, train={"init_from": str(tmp_path / "base")}), tmp_path / "other")
+
+
+def test_resuming_from_an_older_checkpoint_sets_the_later_ones_aside(tmp_path: Path) -> None:
+    r = recipe(train={"steps": 6, "checkpoint_every": 2, "keep": 1})
+    finish(replace(r, train=replace(r.train, keep=9)), tmp_path / "run")
+    before = state(tmp_path / "run/checkpoints/step-6")
+    progress = finish(r, resume=tmp_path / "run/checkpoints/step-2")
+    assert any("Going on from step 2; the later step-4, step-6 went to" in n for p in progress for n in p.notes)
+    assert {p.name for p in (tmp_path / "run/set-aside").iterdir()} == {"step-4", "step-6"}
+    assert {p.name for p in (tmp_path / "run/checkpoints").glob("step-*")} == {"step-6"}
+    assert_same(state(tmp_path / "run/checkpoints/step-6"), before)
+    assert [step for step, _ in losses(tmp_path / "run")] == [2, 4, 6]
+
+
+def test_the_same_parts_after_running_out_of_memory_and_resuming(tmp_path: Path) -> None:
+    r = recipe(train={"steps": 6, "checkpoint_every": 3})
+    finish(spoilt(r, room=4), tmp_path / "whole")
+    asked = iter([False, False, False, True])
+    finish(spoilt(r, room=4), tmp_path / "parts", stop=lambda: next(asked))
+    finish(spoilt(r), resume=tmp_path / "parts")  # now there would be room for the whole batch
+    assert_same(state(tmp_path / "whole/checkpoints/step-6"), state(tmp_path / "parts/checkpoints/step-6"))
+
+
+def test_a_full_disk_keeps_the_metrics_for_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, full = Run.log, [True]
+
+    def log(self: Run, lines: list[str]) -> None:
+        if full:
+            full.pop()
+            raise OSError(28, "No space left on device")
+        real(self, lines)
+
+    monkeypatch.setattr(Run, "log", log)
+    progress = finish(recipe(train={"steps": 6, "checkpoint_every": 2}), tmp_path / "run")
+    assert any("No space left" in n for p in progress for n in p.notes)
+    assert [step for step, _ in losses(tmp_path / "run")] == [2, 4, 6]
+
+
+def test_train_itself_refuses_another_recipe_for_a_run_and_a_run_in_use(tmp_path: Path) -> None:
+    finish(recipe(train={"steps": 2}), tmp_path / "run")
+    with pytest.raises(RecipeError, match=r"train\.batch_size: 8 -> 4"):
+        finish(recipe(train={"steps": 4, "batch_size": 4}), resume=tmp_path / "run")
+    assert list(train(resume=tmp_path / "run"))[-1].done
+    running = train(recipe(train={"steps": 4}), tmp_path / "busy")
+    next(running)
+    with pytest.raises(ValueError, match="being trained by another process"):
+        finish(recipe(train={"steps": 4}), tmp_path / "busy")
+    running.close()
+
+
+def test_vectors_of_any_length_train(tmp_path: Path) -> None:
+    import numpy as np
+
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(50, 5)).astype("float32"))
+    r = read_recipe({"data": {"source": str(tmp_path / "x.npy")}, "train": {"steps": 2, "batch_size": 8}})
+    finish(r, tmp_path / "run")
+    assert inkwash.load(tmp_path / "run", device="cpu")(3, steps=2).array.shape == (3, 5)
 
 
 def test_validation_is_a_fixed_question_and_keeps_the_best(tmp_path: Path) -> None:

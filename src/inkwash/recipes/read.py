@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import is_dataclass
+from dataclasses import MISSING, is_dataclass
 from importlib.resources import files
 from pathlib import Path as File
 from types import NoneType, UnionType
@@ -41,11 +42,9 @@ def read_recipe(
     mistakes: list[str] = []
     table = _tables(source)
     chosen = {key: value for key, value in (overrides or {}).items() if value is not None}
-    for key, value in chosen.items():
-        _put(table, key, value)
-    for item in sets:
+    for change in [*chosen.items(), *sets]:
         try:
-            _put(table, *_parse(item))
+            _put(table, *(_parse(change) if isinstance(change, str) else change))
         except ValueError as error:
             mistakes.append(str(error))
     # How long is one fact with two names: what is said last replaces the other.
@@ -53,6 +52,7 @@ def read_recipe(
     given = [k for k in length if k in ("steps", "minutes") and table.get("train", {}).get(k) is not None]
     if len(set(given)) == 1:
         table["train"].pop("minutes" if given[0] == "steps" else "steps", None)
+    _say_kinds(Recipe, table)
     unknown = _unknown(Recipe, table, "")
     mistakes += unknown
     try:
@@ -76,7 +76,7 @@ def write_recipe(recipe: Recipe) -> str:
 
 def _tables(source: str | File | Mapping[str, Any]) -> Table:
     if isinstance(source, Mapping):
-        return {k: dict(v) if isinstance(v, Mapping) else v for k, v in source.items()}
+        return copy.deepcopy(dict(source))
     name = str(source)
     if name.endswith(".toml"):
         try:
@@ -86,7 +86,7 @@ def _tables(source: str | File | Mapping[str, Any]) -> Table:
             raise RecipeError(f"There is no recipe file {name}. {_nearest(name, [*near, *builtin_names()])}") from error
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise RecipeError(f"{name} cannot be read as TOML: {error}.") from error
-    return builtin(name) if name in builtin_names() and not File(name).exists() else {"data": {"source": name}}
+    return builtin(name) if name in builtin_names() else {"data": {"source": name}}  # ./name is a folder
 
 
 def _put(table: Table, key: str, value: Any) -> None:
@@ -112,6 +112,25 @@ def _parse(item: str) -> tuple[str, Any]:
     except tomllib.TOMLDecodeError:
         value = text.strip()  # a bare word is a string
     return key.strip(), value
+
+
+def _say_kinds(cls: Any, table: Table) -> None:
+    """Where a component's table does not say its kind, its keys do: the first that has them all, the default before.
+
+    So `[optim] lr = 1e-3` is about the default optimiser, and `[sampler.method] eta = 0.5` can only mean ddim.
+    """
+    for key, annotation in get_type_hints(cls, include_extras=True).items():
+        inner = table.get(key)
+        if not isinstance(inner, dict):
+            continue
+        if (kinds := _members(annotation)) and "kind" not in inner:
+            field = cls.__dataclass_fields__[key]
+            default = field.default if field.default_factory is MISSING else field.default_factory()
+            ordered = dict.fromkeys([getattr(default, "kind", None) or next(iter(kinds)), *kinds])
+            fits = [k for k in ordered if inner.keys() <= kinds[k].__dataclass_fields__.keys()]
+            inner["kind"] = next(iter(fits), next(iter(ordered)))
+        if (chosen := _class(annotation, inner)) is not None:
+            _say_kinds(chosen, inner)
 
 
 def _unknown(annotation: Any, value: Any, where: str) -> list[str]:
@@ -173,14 +192,22 @@ def _class(annotation: Any, value: Any) -> Any:
 
 
 def _kinds(annotation: Any) -> list[str]:
+    return list(_members(annotation))
+
+
+def _members(annotation: Any) -> dict[str, Any]:
+    """The components an annotation lets a table describe, by kind; none for other annotations."""
     if get_origin(annotation) is Annotated:
-        return list(members_of(annotation)) if any(isinstance(m, OneOf) for m in get_args(annotation)[1:]) else []
-    return [k for a in get_args(annotation) for k in _kinds(a)]
+        is_choice = any(isinstance(m, OneOf) for m in get_args(annotation)[1:])
+        return dict(members_of(annotation)) if is_choice else {}
+    return {k: m for a in get_args(annotation) for k, m in _members(a).items()}
 
 
 def _nearest(name: str, names: Sequence[str], where: str = "") -> str:
     shown = [n for n in names if n != "kind"]
     near = difflib.get_close_matches(name, shown, 1, 0.5)
+    if not shown:
+        return f"{where} has no settings besides its kind."
     dot = f"{where}." if where else ""
     return f"Did you mean {dot}{near[0]}?" if near else f"There {'are' if len(shown) > 1 else 'is'} {', '.join(shown)}."
 

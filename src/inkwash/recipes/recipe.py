@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
+
 from inkwash.data import DataSpec
-from inkwash.model import AnyInputs
+from inkwash.model import AnyInputs, Indexed
 from inkwash.modelfolder import Sampling
-from inkwash.nets import AnyNet
+from inkwash.nets import AnyNet, UNet
 from inkwash.objectives import AnyObjective, Regression
 from inkwash.optim import AnyOptim, Muon
-from inkwash.paths import AnyPath, Linear
-from inkwash.targets import AnyTarget, Flow
+from inkwash.paths import AnyPath, Linear, Table
+from inkwash.targets import AnyTarget, Flow, check
+from inkwash.times import grid
 from inkwash.types import Component
 
 
@@ -33,8 +36,8 @@ class Train(Component):
     auto is bf16 where the machine gains from it. label_dropout: the share of labels hidden, for guidance. clip: the
     largest gradient norm. ema: the averaging window of the weights as a share of the run so far (sigma_rel).
     *_every: in steps. keep: checkpoints kept besides the best. patience: steps in a row with a non-finite loss or
-    gradient after which the run stops. init_from: a model to start from. tensorboard: also log for TensorBoard, which the
-    extra `inkwash[track]` installs.
+    gradient after which the run stops. init_from: a model to start from. tensorboard: also log for TensorBoard, which
+    the extra `inkwash[track]` installs.
     """
 
     steps: int | None = None
@@ -66,6 +69,8 @@ class Train(Component):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} = {value} must be more than 0.")
+        if self.ema >= 12**-0.5:
+            raise ValueError(f"ema = {self.ema} must lie between 0 and 0.28. Usual values are 0.05 to 0.15.")
         if not 0 <= self.label_dropout <= 1:
             raise ValueError(f"label_dropout = {self.label_dropout} must lie within [0, 1].")
         if self.batch_size % self.accumulate:
@@ -88,7 +93,10 @@ class Evaluation(Component):
 
 @dataclass(frozen=True)
 class Recipe(Component):
-    """A whole run. `net` and `inputs` left out are chosen by the data and the path when the run is set up."""
+    """A whole run. `net` and `inputs` left out are chosen by the data and the path when the run is set up.
+
+    Raises ValueError for parts that do not fit each other.
+    """
 
     data: DataSpec
     path: AnyPath = field(default_factory=Linear)
@@ -100,3 +108,31 @@ class Recipe(Component):
     train: Train = field(default_factory=Train)
     sampler: Sampling = field(default_factory=Sampling)
     evaluation: Evaluation = field(default_factory=Evaluation)
+
+    def __post_init__(self) -> None:
+        mistakes = list(self._misfits())
+        if mistakes:
+            raise ValueError(" Also: ".join(mistakes))
+
+    def _misfits(self) -> Iterator[str]:
+        """What cannot work together, found without the data: it must be told before anything heavy is done."""
+        trained = self.path.snap(torch.linspace(0.05, 0.95, 19, dtype=torch.float64))
+        for times in (trained, grid(self.sampler.steps, 1)[:-1]):
+            try:
+                check(self.path, self.target, times)
+            except ValueError as error:
+                yield str(error)
+                break
+        if self.data.size is not None:
+            try:
+                with torch.device("meta"):  # no memory, no arithmetic: only the shapes
+                    (self.net or UNet()).build((self.data.channels or 1, *self.data.frame), 0)
+            except ValueError as error:
+                yield str(error)
+        if isinstance(self.inputs, Indexed) and isinstance(self.path, Table) and self.inputs.steps != self.path.steps:
+            yield f"inputs counts {self.inputs.steps} steps and the table has {self.path.steps}. Leave inputs out."
+        if self.sampler.guidance != 1 and self.train.label_dropout == 0:
+            yield (
+                f"sampler.guidance = {self.sampler.guidance} compares with the model's answer to no label, which it "
+                "never learns with train.label_dropout = 0. Use 0.1, or guidance = 1."
+            )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from importlib.util import find_spec
 from pathlib import Path as File
 from typing import Any
 
@@ -17,9 +19,10 @@ from inkwash import checkpoint
 from inkwash.data import Stream as Examples
 from inkwash.data import load as load_data
 from inkwash.data import split
+from inkwash.device import out_of_memory
 from inkwash.noise import Philox, Stream
 from inkwash.recipes import Recipe, read_recipe
-from inkwash.training.run import Run, memory_used
+from inkwash.training.run import Run, continued, memory_used
 from inkwash.training.setup import Setup, set_up
 from inkwash.training.state import State
 from inkwash.training.validate import Validation
@@ -60,7 +63,7 @@ class Progress:
 
 
 def train(
-    recipe: Recipe | Mapping[str, Any] | str | File,
+    recipe: Recipe | Mapping[str, Any] | str | File | None = None,
     out: str | File | None = None,
     *,
     resume: str | File | None = None,
@@ -69,22 +72,42 @@ def train(
 ) -> Iterator[Progress]:
     """Train as the recipe says, in the folder `out` (runs/<name> by default), yielding progress.
 
-    resume: go on from a run's folder, or from one of its checkpoints, with the same recipe (lengths and intervals may
-    differ). stop: asked after every step; when it says yes, the state is saved and training ends. data_progress:
-    told (what, done, total) while data are prepared.
+    resume: go on from a run's folder, or from one of its checkpoints, with its own recipe or one that differs in
+    lengths and intervals. stop: asked after every step; when it says yes, the state is saved and training ends.
+    data_progress: told (what, done, total) while data are prepared.
 
     Raises ValueError for what the recipe or the folder makes impossible, before anything heavy is built, and
     TrainingError when losses stay non-finite.
     """
-    recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
-    run = Run.at(resume) if resume is not None else Run.new(out, recipe)
-    start = run.resume_point(resume) if resume is not None else None
+    if recipe is not None and not isinstance(recipe, Recipe):
+        recipe = read_recipe(recipe)
+    start: File | None = None
+    notes: list[str] = []
+    if resume is not None:
+        run = Run.at(resume)
+        if out is not None and File(out).resolve() != run.folder.resolve():
+            raise ValueError(f"out = {out} and resume = {resume} both say where. A resumed run stays in its folder.")
+        start = run.resume_point(resume)
+        old = read_recipe(run.folder / "recipe.toml")
+        recipe, notes = continued(old, recipe or old, run.folder)
+    elif recipe is None:
+        raise ValueError("train needs a recipe, or a run to resume.")
+    else:
+        run = Run.new(out, recipe)
+    if recipe.train.tensorboard and find_spec("tensorboard") is None:
+        raise ValueError(
+            'train.tensorboard = true needs TensorBoard: pip install "inkwash[track]", or leave it out; '
+            "metrics.jsonl holds the same numbers."
+        )
     dataset = load_data(recipe.data, progress=data_progress)
-    setup = set_up(recipe, dataset)
+    setup = set_up(recipe, dataset, resumed=start is not None)
     state = State.fresh(setup)
     if start is not None:
         state.restore(start, setup)
-    yield from _Loop(setup, state, run, stop, resumed=start is not None).run()
+    with run.alone():
+        loop = _Loop(setup, state, run, stop, resumed=start is not None)
+        loop.notes += [f"Changed: {note}" for note in notes]
+        yield from loop.run()
 
 
 class _Loop:
@@ -97,14 +120,14 @@ class _Loop:
         mine, held_out = split(setup.dataset, data.val_fraction, self.recipe.train.seed)
         self.examples = Examples(setup.dataset, self.recipe.train.seed, mine)
         self.validation = Validation(setup, held_out) if len(held_out) else None
-        self.accumulate = self.recipe.train.accumulate
         self.notes: list[str] = list(setup.dataset.notes)
-        self.board = run.board() if self.recipe.train.tensorboard else None
+        self.unlogged: list[str] = []
+        self.board = run.board(state.step) if self.recipe.train.tensorboard else None
         self.good = self._latest()
 
     def run(self) -> Iterator[Progress]:
         train, state = self.recipe.train, self.state
-        self.files.begin(self.recipe, state.step, resumed=self.resumed)
+        self.notes += self.files.begin(self.recipe, state.step, resumed=self.resumed)
         if self.recipe.train.compile:
             self.setup.model.net.compile()
         if not self.resumed:
@@ -135,6 +158,8 @@ class _Loop:
                 losses, norms = [], []
                 last = (state.step, time.perf_counter())
                 if finished or stopping:
+                    if self.board is not None:
+                        self.board.close()
                     return
             loss_now, norm = self._step(fraction)
             losses.append(loss_now)
@@ -150,7 +175,7 @@ class _Loop:
                 loss = self._gradients(number, fraction)
                 break
             except RuntimeError as error:
-                if not _out_of_memory(error) or self.accumulate >= train.batch_size:
+                if not out_of_memory(error) or state.accumulate >= train.batch_size:
                     raise
             self._halve()
         grads = [p.grad for p in state.net.parameters() if p.grad is not None]
@@ -174,13 +199,14 @@ class _Loop:
         """Accumulate the gradients of the batch's mean loss, part by part; its value."""
         recipe, setup = self.recipe, self.setup
         total = torch.zeros((), device=setup.device)
-        for part in np.split(number, self.accumulate):
+        for part in np.split(number, self.state.accumulate):
             rows = self.examples.rows(part)
             batch = setup.batch(rows.images, rows.labels, torch.from_numpy(part))
             noise = Philox(recipe.train.seed, batch.number)
             batch = _hide_labels(batch, noise, recipe.train.label_dropout)
             with torch.random.fork_rng(devices=[setup.device] if setup.device.type == "cuda" else []):
-                torch.manual_seed(hash((recipe.train.seed, int(part[0]))) % 2**63)  # dropout inside the network
+                # For dropout inside the network; everything else is counter-based.
+                torch.manual_seed((recipe.train.seed * 0x9E3779B97F4A7C15 + int(part[0])) % 2**63)
                 losses = recipe.objective(setup.model, batch, noise, fraction)
             loss = losses.sum() / recipe.train.batch_size
             torch.autograd.backward(loss)
@@ -193,11 +219,11 @@ class _Loop:
         if self.setup.device.type == "cuda":
             torch.cuda.empty_cache()
         size = self.recipe.train.batch_size
-        self.accumulate = next(n for n in range(2 * self.accumulate, size + 1) if size % n == 0)
+        parts = next(n for n in range(2 * self.state.accumulate, size + 1) if size % n == 0)
+        self.state.accumulate = parts
         self.notes.append(
-            f"Out of memory: the batch of {size} is now computed in {self.accumulate} parts of "
-            f"{size // self.accumulate}; what is learned stays the same. accumulate = {self.accumulate} in the recipe "
-            "starts that way."
+            f"Out of memory: the batch of {size} is now computed in {parts} parts of {size // parts}. Its gradient "
+            f"stays the same, but for rounding and dropout's masks. train.accumulate = {parts} starts a run that way."
         )
 
     def _fraction(self) -> float:
@@ -206,24 +232,24 @@ class _Loop:
             return min(1.0, self.state.step / train.steps)
         return min(1.0, self.state.seconds / (60 * (train.minutes or 1)))
 
-    def _save(self, loss: float | None) -> File | None:
-        state = self.state
-        if loss is not None and loss < state.best.get("loss", math.inf):
-            state.best = {"step": state.step, "loss": loss}
+    def _save(self, validation: float | None) -> File | None:
+        saved = None
         try:
-            self.good = state.save(self.setup, self.files.folder)
+            self.good = saved = self.state.save(self.setup, self.files.folder, validation)
+            self.state.save_model(self.setup, self.files.folder)
         except checkpoint.DiskFull as error:
-            self.notes.append(f"{error} Training goes on; {_where(self.good)}.")
-            return None
+            self.notes.append(f"{error} Training goes on. {_where(self.good)}.")
         except checkpoint.NonFinite as error:
             raise TrainingError(f"{error} {_where(self.good)}.") from error
-        return self.good
+        return saved
 
     def _sample(self) -> File | None:
         try:
             return self.files.sample(self.setup, self.state)
-        except OSError as error:
-            self.notes.append(f"The samples of step {self.state.step} were not written: {error}. Training goes on.")
+        except (OSError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not out_of_memory(error):
+                raise
+            self.notes.append(f"The samples of step {self.state.step} were not drawn: {error}. Training goes on.")
             return None
 
     def _report(
@@ -246,8 +272,23 @@ class _Loop:
             validation=validation,
         )
         if losses:
-            self.files.log(progress, self.board)
+            self._log(progress)
         return progress
+
+    def _log(self, progress: Progress) -> None:
+        """Append to metrics.jsonl; where the disk is full, later."""
+        numbers = {f.name: getattr(progress, f.name) for f in fields(progress) if f.name != "done"}
+        line = {k: round(v, 9) for k, v in numbers.items() if isinstance(v, (int, float)) and math.isfinite(v)}
+        self.unlogged.append(json.dumps(line))
+        try:
+            self.files.log(self.unlogged)
+            self.unlogged.clear()
+        except OSError as error:
+            if len(self.unlogged) == 1:
+                self.notes.append(f"metrics.jsonl cannot be written: {error}. Training goes on, and lines are kept.")
+        if self.board is not None:
+            for name in line.keys() - {"step"}:
+                self.board.add_scalar(name, line[name], progress.step)
 
     def _refuse_to_go_on_blind(self) -> None:
         streak, patience = int(self.state.streak), self.recipe.train.patience
@@ -276,12 +317,8 @@ def _mean(values: list[Tensor]) -> float:
     if not values:
         return math.nan
     v = torch.stack(values)
-    return float(v[v.isfinite()].double().mean())
+    return float(v[v.isfinite()].cpu().double().mean())
 
 
 def _where(good: File | None) -> str:
     return f"The last good checkpoint is {good}" if good else "There is no checkpoint yet"
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

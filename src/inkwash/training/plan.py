@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,20 +49,24 @@ def plan(recipe: Recipe, data_progress: Callable[[str, int, int], None] | None =
     setup = set_up(recipe, dataset)
     train = setup.recipe.train
     mine, held_out = split(dataset, recipe.data.val_fraction, train.seed)
-    parameters = sum(p.numel() for p in setup.model.net.parameters())
-    flops, activations = _cost(setup)
-    optims = setup.recipe.optim.build(setup.model.net)
+    net = setup.model.net
+    parameters = list(net.parameters())
+    flops, fixed, activations = _cost(setup)
+    optims = setup.recipe.optim.build(net)
+    if train.compile:
+        net.compile()
     seconds = []
-    for _ in range(4):
+    warm_up = 3 if train.compile else 1  # compiling goes on in the second step, the first to know the optimiser's state
+    for _ in range(warm_up + 3):
         began = time.perf_counter()
         torch.autograd.backward(_losses(setup, train.batch_size // train.accumulate).mean())
         for optim in optims:
             optim.step()
             optim.zero_grad()
-        if setup.device.type == "cuda":
-            torch.cuda.synchronize(setup.device)
+        if setup.device.type != "cpu":
+            torch.accelerator.synchronize(setup.device)
         seconds.append(time.perf_counter() - began)
-    step = min(seconds[1:]) * train.accumulate
+    step = min(seconds[warm_up:]) * train.accumulate
     steps = train.steps or max(1, int(60 * (train.minutes or 0) / step))
     return Plan(
         recipe=setup.recipe,
@@ -72,10 +76,13 @@ def plan(recipe: Recipe, data_progress: Callable[[str, int, int], None] | None =
         images=len(mine),
         held_out=len(held_out),
         device=str(setup.device),
-        parameters=parameters,
+        parameters=sum(p.numel() for p in parameters),
         flops=flops,
-        # Weights, gradients, two moments and the average, 4 bytes each, and what the backward pass keeps.
-        memory=20 * parameters + activations * (train.batch_size // train.accumulate),
+        # Weights, gradients and the average; what optimisers keep; what the backward pass keeps.
+        memory=3 * sum(p.nbytes for p in parameters)
+        + _kept_by(optims)
+        + fixed
+        + activations * (train.batch_size // train.accumulate),
         step_seconds=step,
         steps=steps,
         seconds=steps * step,
@@ -90,8 +97,27 @@ def _losses(setup: Setup, size: int) -> Tensor:
     return setup.recipe.objective(setup.model, batch, Philox(0, batch.number), 0.0)
 
 
-def _cost(setup: Setup) -> tuple[int, int]:
-    """FLOPs of one example's forward pass, and the bytes its backward pass keeps."""
+def _kept_by(optims: Sequence[torch.optim.Optimizer]) -> int:
+    """Bytes of the optimisers' state."""
+    values = [v for optim in optims for state in optim.state.values() for v in state.values()]
+    return sum(v.nbytes for v in values if isinstance(v, Tensor))
+
+
+def _cost(setup: Setup) -> tuple[int, int, int]:
+    """FLOPs of one example's forward pass, and what its backward pass keeps: bytes of a batch and of every example.
+
+    A batch of any size keeps one copy of the weights in the precision they are computed in.
+    """
+    few, many = 2, 6
+    kept = {size: _kept_in_forward(setup, size) for size in (few, many)}
+    activations = (kept[many] - kept[few]) // (many - few)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        _losses(setup, 1)
+    return int(counter.get_total_flops()), max(kept[few] - few * activations, 0), activations
+
+
+def _kept_in_forward(setup: Setup, size: int) -> int:
+    """Bytes kept for the backward pass of so many examples, without the weights themselves."""
     kept: dict[int, int] = {}
     weights = {p.untyped_storage().data_ptr() for p in setup.model.net.parameters()}
 
@@ -105,9 +131,7 @@ def _cost(setup: Setup) -> tuple[int, int]:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, back):
-        loss = _losses(setup, 4)  # held until the sizes are summed, so that no two share an address
-    activations = sum(kept.values()) // 4
+        loss = _losses(setup, size)  # held until the sizes are summed, so that no two share an address
+    total = sum(kept.values())
     del loss
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        _losses(setup, 1)
-    return int(counter.get_total_flops()), activations
+    return total

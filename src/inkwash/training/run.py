@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path as File
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from inkwash import checkpoint
+from inkwash.checkpoint.atomic import flush, held
 from inkwash.kinds import to_table
 from inkwash.model import Model
 from inkwash.pictures import save_png
@@ -20,9 +21,6 @@ from inkwash.pipeline import Pipeline
 from inkwash.recipes import Recipe, RecipeError, read_recipe, write_recipe
 from inkwash.training.setup import Setup
 from inkwash.training.state import State
-
-if TYPE_CHECKING:
-    from inkwash.training.loop import Progress
 
 FIXED = ("data", "path", "target", "net", "inputs", "optim.kind", "train.seed", "train.batch_size", "train.ema")
 """What a resumed run cannot change: its state would mean something else."""
@@ -42,7 +40,7 @@ class Run:
             taken = (File("runs") / (name if n == 1 else f"{name}-{n}") for n in range(1, sys.maxsize))
             return cls(next(f for f in taken if not f.exists()))
         folder = File(out)
-        if any((folder / "checkpoints").glob("step-*")) or (folder / "model").exists():
+        if any((folder / "checkpoints").glob("step-*")) or (folder / "model").exists():  # else nothing can be lost
             raise ValueError(
                 f"{folder} holds a run already. Continue it with `inkwash train --resume {folder}`, "
                 "or choose another folder with --out."
@@ -57,7 +55,7 @@ class Run:
 
         Raises ValueError where there is no run.
         """
-        for candidate in (File(folder), File(folder).parent.parent):
+        for candidate in (File(folder), File(folder).resolve().parent.parent):
             if (candidate / "recipe.toml").is_file() and (candidate / "checkpoints").is_dir():
                 return cls(candidate)
         why = "there is no such folder" if not File(folder).exists() else "it has no recipe.toml and checkpoints/"
@@ -86,43 +84,64 @@ class Run:
             )
         return newest
 
-    def begin(self, recipe: Recipe, step: int, *, resumed: bool) -> None:
-        """Write the recipe; where a run is resumed at `step`, cut what was logged after it."""
+    def begin(self, recipe: Recipe, step: int, *, resumed: bool) -> list[str]:
+        """Write the recipe; in a run resumed at `step`, cut what was logged and set aside what was saved after it.
+
+        Returns what a user should know of that.
+        """
         (self.folder / "samples").mkdir(parents=True, exist_ok=True)
         (self.folder / "checkpoints").mkdir(exist_ok=True)
-        (self.folder / "recipe.toml").write_text(write_recipe(recipe), encoding="utf-8")
         metrics = self.folder / "metrics.jsonl"
         kept = [m for m in read_metrics(metrics) if m["step"] <= step] if resumed else []
-        staged = metrics.with_suffix(".new")
-        staged.write_text("".join(json.dumps(m) + "\n" for m in kept), encoding="utf-8")
-        staged.replace(metrics)
+        _replace(metrics, "".join(json.dumps(m) + "\n" for m in kept))
+        _replace(self.folder / "recipe.toml", write_recipe(recipe))
+        later = [f for f in (self.folder / "checkpoints").glob("step-*") if int(f.name.removeprefix("step-")) > step]
+        aside = self.folder / "set-aside"
+        for folder in later:
+            aside.mkdir(exist_ok=True)
+            n = sum(1 for _ in aside.glob(f"{folder.name}*"))
+            folder.rename(aside / (f"{folder.name}-{n + 1}" if n else folder.name))
+        names = ", ".join(sorted(f.name for f in later))
+        return [f"Going on from step {step}; the later {names} went to {aside}."] if later else []
 
-    def board(self) -> Any:
-        """A TensorBoard writer into tensorboard/. Raises ValueError where TensorBoard is not installed."""
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise ValueError(
-                'train.tensorboard = true needs TensorBoard: pip install "inkwash[track]", or leave it out; '
-                "metrics.jsonl holds the same numbers."
-            ) from error
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the run until the end of the block. Raises ValueError where another process is training it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with held(self.folder) as free:
+            if not free:
+                raise ValueError(
+                    f"{self.folder} is being trained by another process. Wait for it, or use another --out."
+                )
+            yield
+
+    def board(self, step: int) -> Any:
+        """A TensorBoard writer into tensorboard/, which drops what it may hold after `step`."""
+        from torch.utils.tensorboard import SummaryWriter
+
         writer: Any = SummaryWriter
-        return writer(str(self.folder / "tensorboard"))
+        return writer(str(self.folder / "tensorboard"), purge_step=step)
 
-    def log(self, progress: Progress, board: Any = None) -> None:
-        """Append a line of numbers to metrics.jsonl; what is not finite is left out."""
-        numbers = {f.name: getattr(progress, f.name) for f in fields(progress)}
-        line = {k: round(v, 9) for k, v in numbers.items() if isinstance(v, (int, float)) and math.isfinite(v)}
-        line.pop("done")
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        for name in line.keys() - {"step"} if board is not None else ():
-            board.add_scalar(name, line[name], progress.step)
+    def log(self, lines: Sequence[str]) -> None:
+        """Append lines to metrics.jsonl: all of them or, where the disk is full (OSError), none."""
+        with (self.folder / "metrics.jsonl").open("ab") as file:
+            before = file.tell()
+            try:
+                file.write("".join(line + "\n" for line in lines).encode())
+                file.flush()
+            except OSError:
+                file.truncate(before)
+                raise
 
-    def sample(self, setup: Setup, state: State) -> File:
-        """Draw samples with the averaged weights and fixed seeds; publish samples/step-N.png."""
+    def sample(self, setup: Setup, state: State) -> File | None:
+        """Draw samples with the averaged weights and fixed seeds; publish samples/step-N.png.
+
+        Vectors of other than two numbers have no picture: None.
+        """
         from inkwash.gallery import sheet
 
+        if len(setup.config.shape) == 1 and setup.config.shape != (2,):
+            return None
         model = Model(state.ema.net, setup.model.path, setup.model.target, setup.model.inputs, setup.model.autocast)
         drawn = Pipeline(state.trained(setup), model, setup.device)(setup.recipe.train.samples, seed=0)
         path = self.folder / "samples" / f"step-{state.step:07d}.png"
@@ -139,36 +158,59 @@ def resume_recipe(
     """
     file = Run.at(run).folder / "recipe.toml"
     old = read_recipe(file)
-    new = read_recipe(file, overrides, sets)
+    return continued(old, read_recipe(file, overrides, sets), run)
+
+
+def continued(old: Recipe, new: Recipe, run: str | File) -> tuple[Recipe, list[str]]:
+    """The new recipe for a run begun with the old one, what it leaves open taken from there, and the differences.
+
+    Raises RecipeError for a change to what cannot change within a run.
+    """
     was, now = _flat(to_table(old)), _flat(to_table(new))
-    keys = [k for k in {**was, **now} if was.get(k) != now.get(k)]
+    auto = new.train.precision == "auto"
+    length = {"train.steps", "train.minutes"} | ({"train.precision"} if auto else set())
+    keys = [k for k in {**was, **now} if was.get(k) != now.get(k) and (k in now or k in length)]
     refused = [k for k in keys if any(k == f or k.startswith(f"{f}.") for f in FIXED)]
     if refused:
         listed = "\n  - ".join(f"{k}: {was.get(k)!r} -> {now.get(k)!r}" for k in refused)
         raise RecipeError(
             f"A resumed run cannot change these:\n  - {listed}\nStart a new run instead, with --init-from {run}."
         )
-    return new, [f"{k}: {was.get(k, 'not set')} -> {now.get(k, 'not set')}" for k in keys]
+    train = replace(new.train, precision=old.train.precision) if auto else new.train
+    changed = [k for k in keys if k != "train.precision" or not auto]
+    told = [f"{k}: {was.get(k, 'not set')} -> {now.get(k, 'not set')}" for k in changed]
+    return replace(new, data=old.data, net=old.net, inputs=old.inputs, train=train), told
 
 
 def read_metrics(file: File) -> list[dict[str, float]]:
-    """The lines of a metrics.jsonl; a last line cut short by a crash is left out."""
-    if not file.exists():
-        return []
-    lines = file.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    """The lines of a metrics.jsonl; what a crash cut short or a disk damaged is left out."""
+    found = []
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else ():
+        with suppress(json.JSONDecodeError):
+            found.append(json.loads(line))
+    return [m for m in found if isinstance(m, dict) and "step" in m]
 
 
 def memory_used(device: torch.device) -> int:
-    """Peak memory in bytes: of the accelerator's allocator, or of the process on the CPU."""
+    """Peak memory in bytes: of the accelerator's allocator, or of the process; 0 where the system does not say."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if device.type == "mps":
         return torch.mps.driver_allocated_memory()
+    if sys.platform == "win32":
+        return 0
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _replace(file: File, text: str) -> None:
+    """Write a file so that it is the old one or the new one, whenever the process is killed."""
+    staged = file.with_name(f".{file.name}.new")
+    staged.write_text(text, encoding="utf-8")
+    flush(staged)
+    staged.replace(file)
 
 
 def _flat(table: Mapping[str, Any], where: str = "") -> dict[str, Any]:

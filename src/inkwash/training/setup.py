@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from inkwash.checkpoint import CheckpointError
+from inkwash import checkpoint
 from inkwash.codec import Codec, Pixels, Scaled, Standard
 from inkwash.data import Dataset
 from inkwash.device import autocast_dtype, pick_device
 from inkwash.model import Indexed, Model, UnitVariance
-from inkwash.modelfolder import Config, load_model
+from inkwash.modelfolder import Config, find_model
 from inkwash.nets import MLP, UNet
 from inkwash.paths import Table
 from inkwash.recipes import Recipe
@@ -31,18 +31,15 @@ class Setup:
 
     def batch(self, images: np.ndarray, labels: np.ndarray | None, number: torch.Tensor) -> Batch:
         """Encode rows of the data set for the objective, on the run's device. number: see `Batch`."""
-        x0 = self.config.codec.encode(torch.from_numpy(images).to(self.device, non_blocking=True))
-        label = (
-            torch.from_numpy(labels).to(self.device, non_blocking=True)
-            if self.config.classes and labels is not None
-            else None
-        )
+        x0 = self.config.codec.encode(torch.from_numpy(images).to(self.device))
+        label = torch.from_numpy(labels).to(self.device) if self.config.classes and labels is not None else None
         return Batch(x0, Condition(label), number, self.recipe.train.batch_size)
 
 
-def set_up(recipe: Recipe, dataset: Dataset) -> Setup:
+def set_up(recipe: Recipe, dataset: Dataset, *, resumed: bool = False) -> Setup:
     """Decide what the recipe leaves open and build the model, its weights a function of the seed.
 
+    resumed: the weights will come from a checkpoint, so a model to start from is not looked for.
     Raises ValueError for a network that does not fit the data's shape, or a model to start from that does not fit it.
     """
     device = pick_device(recipe.train.device)
@@ -56,7 +53,8 @@ def set_up(recipe: Recipe, dataset: Dataset) -> Setup:
         inputs = Indexed(recipe.path.steps)
     else:
         inputs = UnitVariance(_std(dataset, codec))
-    autocast = autocast_dtype(recipe.train.precision, device) if len(dataset.shape) == 3 else None
+    points = len(dataset.shape) == 1 and recipe.train.precision == "auto"  # layers too small to gain from bf16
+    autocast = None if points else autocast_dtype(recipe.train.precision, device)
     train = replace(recipe.train, precision="fp32" if autocast is None else "bf16")
     recipe = replace(recipe, net=net, inputs=inputs, train=train)
     config = Config(
@@ -70,10 +68,14 @@ def set_up(recipe: Recipe, dataset: Dataset) -> Setup:
         sampling=recipe.sampler,
         data=dataset.name,
     )
+    if recipe.sampler.guidance != 1 and not config.classes:
+        raise ValueError(
+            f"sampler.guidance = {recipe.sampler.guidance} needs classes; {dataset.name} has none. Use guidance = 1."
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.train.seed)
         model = config.build()
-    if recipe.train.init_from:
+    if recipe.train.init_from and not resumed:
         _start_from(model, recipe.train.init_from)
     model.net.to(device)
     model.autocast = autocast
@@ -99,17 +101,18 @@ def _std(dataset: Dataset, codec: Codec) -> float:
 
 
 def _start_from(model: Model, source: str) -> None:
+    """Take over the weights of another model; its config is not read, so no code it may name is run."""
     try:
-        config, other = load_model(source, trust=True)
-    except CheckpointError as error:
+        theirs = checkpoint.load(find_model(source), ["model.safetensors"]).tensors["model"]
+    except checkpoint.CheckpointError as error:
         raise ValueError(f"init_from = {source} cannot be loaded: {error}") from error
-    mine, theirs = model.net.state_dict(), other.net.state_dict()
-    wrong = [k for k in mine if k not in theirs or theirs[k].shape != mine[k].shape] + [
-        k for k in theirs if k not in mine
-    ]
+    mine = model.net.state_dict()
+    wrong = [k for k in {**mine, **theirs} if k not in theirs or k not in mine or theirs[k].shape != mine[k].shape]
     if wrong:
+        k = wrong[0]
+        shapes = [str(tuple(w[k].shape)) if k in w else "missing" for w in (mine, theirs)]
         raise ValueError(
-            f"init_from = {source} does not fit this run: {len(wrong)} of {len(mine)} weights differ in name or shape, "
-            f"the first {wrong[0]}. Its net is {config.net} for shape {config.shape} and {len(config.classes)} classes."
+            f"init_from = {source} does not fit this run: {len(wrong)} weights differ in name or shape, the first "
+            f"{k}: {shapes[0]} here, {shapes[1]} there. Net, shape and number of classes must be the same."
         )
     model.net.load_state_dict(theirs)

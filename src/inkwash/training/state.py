@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path as File
 from typing import Any
@@ -22,7 +23,8 @@ class State:
     """Weights, their average, the optimisers, and the counters of a run.
 
     step: finished steps; seconds: spent training, over all sessions; skipped: steps with a non-finite loss or
-    gradient; streak: how many of them in a row at the end; best: the lowest validation loss at a checkpoint.
+    gradient; streak: how many of them in a row at the end; best: the lowest validation loss at a checkpoint;
+    accumulate: the parts a batch is computed in, more of them after running out of memory.
     """
 
     net: nn.Module
@@ -33,6 +35,7 @@ class State:
     skipped: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.int64))
     streak: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.int64))
     best: dict[str, float] = field(default_factory=dict)
+    accumulate: int = 1
 
     @classmethod
     def fresh(cls, setup: Setup) -> State:
@@ -40,20 +43,25 @@ class State:
         net = setup.model.net
         state = cls(net, Ema(net, setup.recipe.train.ema), setup.recipe.optim.build(net))
         state.skipped, state.streak = state.skipped.to(setup.device), state.streak.to(setup.device)
+        state.accumulate = setup.recipe.train.accumulate
         return state
 
-    def save(self, setup: Setup, run: File) -> File:
-        """Publish checkpoints/step-N, drop old ones, publish model/; each atomically. Returns the checkpoint.
+    def save(self, setup: Setup, run: File, validation: float | None = None) -> File:
+        """Publish checkpoints/step-N atomically and drop old ones; `best` may now be this one. Returns its folder.
 
-        Raises checkpoint.DiskFull with everything that was there still there.
+        Raises checkpoint.DiskFull with everything that was there still there, and this state unchanged.
         """
+        best = self.best
+        if validation is not None and validation < best.get("loss", math.inf):
+            best = {"step": self.step, "loss": validation}
         optim, layout = checkpoint.flatten([o.state_dict() for o in self.optims])
         counters = {
             "step": self.step,
             "seconds": self.seconds,
             "skipped": int(self.skipped),
             "streak": int(self.streak),
-            "best": self.best,
+            "best": best,
+            "accumulate": self.accumulate,
             "data": setup.dataset.fingerprint,
             "optim": layout,
         }
@@ -62,10 +70,14 @@ class State:
             {"net": self.net.state_dict(), "ema": self.ema.net.state_dict(), "optim": optim},
             {"state.json": json.dumps(counters), "recipe.toml": write_recipe(setup.recipe)},
         )
-        best = {run / "checkpoints" / f"step-{int(self.best['step'])}"} if self.best else set()
-        checkpoint.prune(run / "checkpoints", setup.recipe.train.keep, best)  # first: it makes room for the model
-        save_model(self.trained(setup), self.ema.net.state_dict(), run / "model")
+        self.best = best
+        kept = {folder, run / "checkpoints" / f"step-{int(best['step'])}"} if best else {folder}
+        checkpoint.prune(run / "checkpoints", setup.recipe.train.keep, kept)
         return folder
+
+    def save_model(self, setup: Setup, run: File) -> None:
+        """Publish model/, the averaged weights, atomically. Raises as `save` does."""
+        save_model(self.trained(setup), self.ema.net.state_dict(), run / "model")
 
     def restore(self, folder: File, setup: Setup) -> None:
         """Take over the state of a checkpoint. Raises checkpoint.CheckpointError where it is damaged."""
@@ -84,6 +96,7 @@ class State:
         ):
             optim.load_state_dict(state)
         self.step, self.seconds, self.best = counters["step"], counters["seconds"], counters["best"]
+        self.accumulate = max(self.accumulate, counters["accumulate"])
         self.skipped.fill_(counters["skipped"])
         self.streak.fill_(counters["streak"])
 

@@ -18,8 +18,8 @@ class Validation:
 
     def __init__(self, setup: Setup, rows: np.ndarray) -> None:
         self.setup = setup
-        rows = rows[: setup.recipe.evaluation.images]
-        self.count = len(rows)
+        self.count = min(len(rows), setup.recipe.evaluation.images)
+        rows = rows[np.linspace(0, len(rows) - 1, self.count).astype(np.int64)]  # evenly: sorted sets have all classes
         self.examples = Examples(replace(setup.dataset, flip=False), 0, rows)
 
     @torch.no_grad()
@@ -34,5 +34,5 @@ class Validation:
             # Strata over the whole held-out set, not one batch: the times cover (0, 1) evenly.
             batch = setup.batch(rows.images, rows.labels, torch.from_numpy(position))._replace(size=self.count)
             noise = Philox(~setup.recipe.train.seed, batch.number)  # no random number is shared with training
-            total += float(setup.recipe.objective(model, batch, noise, 1.0).double().sum())
+            total += float(setup.recipe.objective(model, batch, noise, 1.0).cpu().double().sum())
         return total / self.count
