@@ -19,7 +19,10 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 FORMAT = 1
-MAX_BAD = 0.05  # more unreadable pictures than this share stop a run: something is wrong with the source
+"""The version of the pack's layout: packs of another are made anew."""
+
+MAX_BAD = 0.05
+"""More unreadable pictures than this share stop a run: something is wrong with the source."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,7 @@ def read_pack(folder: Path) -> Pack | None:
         return None
 
 
-def open_pack(folder: Path, name: str, *, flip: bool, generated: bool = False) -> Dataset:
+def open_pack(folder: Path, name: str, *, flip: bool) -> Dataset:
     """The data set in a pack that `read_pack` accepts; memory-mapped, so that opening costs nothing."""
     pack = read_pack(folder)
     if pack is None:
@@ -164,7 +167,7 @@ def open_pack(folder: Path, name: str, *, flip: bool, generated: bool = False) -
         classes=pack.classes,
         captions=captions,
         fingerprint=pack.fingerprint,
-        generated=generated,
+        generated=False,
         flip=flip,
         notes=pack.notes,
         folder=folder,

@@ -25,6 +25,7 @@ from inkwash.data.sources import Source
 from inkwash.data.spec import DataSpec
 
 GENERATED = f"{SHAPES} (generated)"
+"""What the generated pictures are called wherever they are named, so that nobody takes them for a real set."""
 
 
 def load(spec: DataSpec | str, *, progress: Progress | None = None, cache: Path | None = None) -> Dataset:

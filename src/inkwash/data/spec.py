@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 Split = Literal["train", "test"]
@@ -38,7 +38,6 @@ class DataSpec:
     split: Split = "train"
     limit: int | None = None
     max_pixels: int = 100_000_000
-    kind: Literal["data"] = field(default="data", kw_only=True, repr=False)
 
     # The same rule as `inkwash.types.Component`, which is not imported: this room needs no torch.
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}

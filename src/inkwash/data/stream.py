@@ -19,12 +19,10 @@ Index = npt.NDArray[np.int64]
 
 
 class Rows(NamedTuple):
-    """A batch as it is stored: images [B, H, W, C] or points [B, D], a contiguous copy; labels [B] int64 or None;
-    example [B], which examples of the data set they are."""
+    """A batch as it is stored: images [B, H, W, C] or points [B, D], a contiguous copy; labels [B] int64 or None."""
 
     images: Array
     labels: Index | None
-    example: Index
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ class Stream:
         if flip:
             images[mirrored] = images[mirrored, :, ::-1]
         labels = None if self.dataset.labels is None else self.dataset.labels[index]
-        return Rows(images, labels, index)
+        return Rows(images, labels)
 
 
 @lru_cache(maxsize=4)  # the current and the next epoch, of training and of validation
