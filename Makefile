@@ -1,6 +1,6 @@
 # make demo   clone to pictures: .venv, the package, Fashion-MNIST, DEMO_MINUTES of training, runs/demo
 # make test   lint, types, tests
-# make bench  the networks against diffusers', and the samplers
+# make bench  the networks against diffusers', training and sampling
 
 PYTHON ?= python3
 DEMO_MINUTES ?= 4
