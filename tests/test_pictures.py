@@ -71,19 +71,19 @@ def test_channels():
         assert occurrences(grid(given, 1, scale=1), shown[0]), name
 
 
-def test_a_strip_has_rows_and_captions_below():
-    images = noise(6, 5, 7, 1).reshape(2, 3, 5, 7, 1)
+def test_a_strip_has_captions_below():
+    images = noise(3, 5, 7, 1)
     page = strip(images, ["t = 0", "t = 50", "t = 100"], scale=10)
-    corners = [[occurrences(page, enlarged(image.repeat(3, 2), 10)) for image in row] for row in images]
-    assert all(len(found) == 1 for row in corners for found in row)
-    below = corners[1][0][0][0] + 50
-    columns = [found[0][1] for found in corners[1]]
+    corners = [occurrences(page, enlarged(image.repeat(3, 2), 10)) for image in images]
+    assert all(len(found) == 1 for found in corners)
+    below = corners[0][0][0] + 50
+    columns = [found[0][1] for found in corners]
     ink = (np.asarray(page)[below:] < 128).all(-1).any(0)
     for x in columns:  # each caption is centred under its image
         at = x + np.flatnonzero(ink[x : x + 70])
         assert abs((at.min() + at.max()) / 2 - (x + 35)) <= 1.5
-    single = strip(images[0], ["a", "b", "c"])
-    assert len(occurrences(single, enlarged(images[0, 0].repeat(3, 2), 20))) == 1
+    usual = strip(images, ["a", "b", "c"])  # cells of about 140 pixels
+    assert len(occurrences(usual, enlarged(images[0].repeat(3, 2), 20))) == 1
 
 
 def test_mistakes_are_explained():
@@ -96,7 +96,7 @@ def test_mistakes_are_explained():
         grid(images[:0], 2)
     with pytest.raises(ValueError, match="columns = 0"):
         grid(images, 0)
-    with pytest.raises(ValueError, match="2 captions for an array of shape"):
+    with pytest.raises(ValueError, match="2 captions for 4 images"):
         strip(images, ["a", "b"])
     with pytest.raises(ValueError, match=r"points \[N, 2\]"):
         scatter(np.zeros((3, 3)))
@@ -240,8 +240,6 @@ def test_tick_labels():
     assert [t for _, t in chart._labelled([0.0, 500.0, 1000.0])] == ["0", "500", "1,000"]
     assert [t for _, t in chart._labelled([0.0, 0.25, 0.5])] == ["0.00", "0.25", "0.50"]
     assert [t for _, t in chart._labelled([0.0, 1e7])] == ["0", "1e+07"]
-    assert [t for _, t in chart._log_ticks(-3.2, 0.1)] == ["0.001", "0.01", "0.1", "1"]
-    assert [t for _, t in chart._log_ticks(-0.5, 0.4)] == ["0.5", "1", "2"]
 
 
 def coloured(page, colour):
@@ -260,11 +258,11 @@ def test_a_line_goes_through_its_points():
     assert abs(fit[1]) < 0.05 * abs(fit[0]) * (at[:, 0].max() - c)
 
 
-def test_a_logarithmic_axis_straightens_an_exponential_and_drops_what_has_no_logarithm():
+def test_a_line_drops_what_is_not_finite():
     x = np.arange(40.0)
-    y = np.exp(-x / 4)
-    y[[7, 20]], y[30] = [0.0, -1.0], np.nan
-    page = line_plot({"loss": (x, y)}, title="", xlabel="", ylabel="", log_y=True)
+    y = 3 - x / 4
+    y[[7, 20, 30]] = np.nan, np.inf, -np.inf
+    page = line_plot({"loss": (x, y)}, title="", xlabel="", ylabel="")
     at = coloured(page, chart.COLOURS[0]).astype(float)
     assert np.abs(np.polyval(np.polyfit(*at.T, 1), at[:, 0]) - at[:, 1]).max() < 2.5
 
@@ -314,8 +312,5 @@ def test_a_scatter_puts_points_where_they_are():
 def test_a_scatter_leaves_out_what_is_outside_or_not_finite():
     inside = np.array([[0.5, 0.5], [0.2, 0.9]])
     more = np.concatenate([inside, [[9.0, 0.5], [0.5, -9.0], [np.nan, 0.5], [np.inf, 0.1]]])
-    one = scatter([inside, inside[:0]], limits=(0, 1, 0, 1))
-    two = scatter([more, inside[:0]], limits=(0, 1, 0, 1))
-    clean = scatter(inside, limits=(0, 1, 0, 1))
-    assert (np.asarray(one) == np.asarray(clean)).all()
-    assert (coloured(two, chart.COLOURS[0]) == coloured(one, chart.COLOURS[0])).all()
+    page, clean = (scatter(points, limits=(0, 1, 0, 1)) for points in (more, inside))
+    assert (np.asarray(page) == np.asarray(clean)).all()

@@ -40,25 +40,24 @@ def line_plot(
     title: str,
     xlabel: str,
     ylabel: str,
-    log_y: bool = False,
     smooth: bool = True,
     size: tuple[int, int] = (900, 500),
 ) -> Image:
     """A line for each (xs, ys), x ascending, with a legend if there are several.
 
     smooth: series of 50 and more points get a line through their running mean, over the values drawn faintly.
-    Values that are not finite, and on a logarithmic scale those not above 0, are left out.
+    Values that are not finite are left out.
     Raises ValueError where xs and ys differ in length.
     """
     from PIL import Image, ImageDraw
 
-    lines = {name: _usable(name, *points, log_y) for name, points in series.items()}
+    lines = {name: _usable(name, *points) for name, points in series.items()}
     xs = np.concatenate([x for x, _ in lines.values()] or [np.zeros(0)])
     ys = np.concatenate([y for _, y in lines.values()] or [np.zeros(0)])
     x_low, x_high = _range(xs, 0.0)
     y_low, y_high = _range(ys, 0.04)
     x_ticks = _labelled(ticks(x_low, x_high, 8))
-    y_ticks = _log_ticks(y_low, y_high) if log_y else _labelled(ticks(y_low, y_high, 6))
+    y_ticks = _labelled(ticks(y_low, y_high, 6))
 
     page = Image.new("RGB", (size[0] * _S, size[1] * _S), (255, 255, 255))
     draw = ImageDraw.Draw(page)
@@ -96,33 +95,28 @@ def line_plot(
 
 
 def scatter(
-    points: npt.NDArray[np.floating[Any]] | Sequence[npt.NDArray[np.floating[Any]]],
+    points: npt.NDArray[np.floating[Any]],
     *,
     labels: npt.NDArray[np.integer[Any]] | None = None,
     limits: tuple[float, float, float, float] | None = None,
     title: str | None = None,
     size: tuple[int, int] = (480, 480),
 ) -> Image:
-    """Points [N, 2] in the plane, equally scaled on both axes; of a sequence of arrays each has a colour of its own.
+    """Points [N, 2] in the plane, equally scaled on both axes.
 
-    labels: [N] integers that choose the colours instead. limits: (x low, x high, y low, y high) to be shown (default:
+    labels: [N] integers that choose the colours. limits: (x low, x high, y low, y high) to be shown (default:
     all finite points). Where points overlap they are darker.
     Raises ValueError for arrays of another shape.
     """
     from PIL import Image, ImageDraw
 
-    groups = [points] if isinstance(points, np.ndarray) else list(points)
-    for group in groups:
-        if group.ndim != 2 or group.shape[1] != 2:
-            raise ValueError(f"A scatter takes points [N, 2], not an array of shape {list(group.shape)}.")
-    at = np.concatenate([np.zeros((0, 2)), *groups]).astype(np.float64)
-    index = np.concatenate([np.full(len(g), i) for i, g in enumerate(groups)] or [np.zeros(0)])
-    if labels is not None:
-        if len(labels) != len(at):
-            raise ValueError(f"{len(labels)} labels for {len(at)} points: give one for each point, or None.")
-        index = np.asarray(labels)
-    finite = np.isfinite(at).all(1)
-    at, index = at[finite], index[finite].astype(np.int64)
+    if points.ndim != 2 or points.shape[1] != 2:
+        raise ValueError(f"A scatter takes points [N, 2], not an array of shape {list(points.shape)}.")
+    if labels is not None and len(labels) != len(points):
+        raise ValueError(f"{len(labels)} labels for {len(points)} points: give one for each point, or None.")
+    index = np.zeros(len(points), np.int64) if labels is None else labels.astype(np.int64)
+    finite = np.isfinite(points).all(1)
+    at, index = points[finite].astype(np.float64), index[finite]
 
     top, margin = (46 if title else 16), 16
     room = np.array([size[0] - 2 * margin - 26, size[1] - top - margin - 14], dtype=np.float64)
@@ -179,25 +173,10 @@ def _labelled(values: list[float]) -> list[tuple[float, str]]:
     return [(v, f"{v:,.{decimals}f}") for v in values]
 
 
-def _log_ticks(low: float, high: float) -> list[tuple[float, str]]:
-    """Ticks between 10^low and 10^high, placed by their logarithm: powers of ten, with 2 and 5 times them if few."""
-    powers = range(math.floor(low), math.ceil(high) + 1)
-    for factors in ((1,), (1, 2, 5)):
-        values = [f * 10.0**p for p in powers for f in factors if low <= math.log10(f * 10.0**p) <= high]
-        if len(values) >= 3:
-            break
-    else:
-        values = [v for v in ticks(10**low, 10**high, 5) if v > 0]
-    thin = values[:: 1 + (len(values) - 1) // 8]
-    return [(math.log10(v), f"{v:g}") for v in thin]
-
-
-def _usable(name: str, xs: Sequence[float], ys: Sequence[float], log_y: bool) -> tuple[Floats, Floats]:
+def _usable(name: str, xs: Sequence[float], ys: Sequence[float]) -> tuple[Floats, Floats]:
     x, y = np.asarray(xs, dtype=np.float64), np.asarray(ys, dtype=np.float64)
     if x.shape != y.shape or x.ndim != 1:
         raise ValueError(f"Series {name!r} has {x.shape} xs and {y.shape} ys: give two sequences of one length.")
-    if log_y:
-        y = np.log10(y, where=y > 0, out=np.full_like(y, np.nan))
     keep = np.isfinite(x) & np.isfinite(y)
     return x[keep], y[keep]
 

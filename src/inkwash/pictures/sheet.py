@@ -54,19 +54,15 @@ def strip(
     gap: int = 6,
     title: str | None = None,
 ) -> Image:
-    """Images [N, H, W, C] side by side with a caption under each; [R, N, H, W, C] makes R rows with shared captions.
+    """Images [N, H, W, C] side by side with a caption under each.
 
     scale and the meaning of C: as in `grid`, with cells of about 140 pixels. Raises ValueError as `grid` does.
     """
-    rows = images if images.ndim == 5 else images[None]
-    if rows.ndim != 5 or rows.shape[1] != len(captions):
-        raise ValueError(
-            f"{len(captions)} captions for an array of shape {list(images.shape)}: a strip takes [N, H, W, C] or "
-            "[R, N, H, W, C] and N captions."
-        )
-    pixels = [_rgb(row) for row in rows]
-    scale = scale or max(1, round(_STRIP_CELL / max(pixels[0].shape[1:3])))
-    return _sheet(pixels, len(captions), None, captions, scale, gap, title)
+    pixels = _rgb(images)
+    if len(pixels) != len(captions):
+        raise ValueError(f"{len(captions)} captions for {len(pixels)} images: give one for each.")
+    scale = scale or max(1, round(_STRIP_CELL / max(pixels.shape[1:3])))
+    return _sheet([pixels], len(captions), None, captions, scale, gap, title)
 
 
 def _sheet(
