@@ -19,6 +19,7 @@ from inkwash.paths import forward_variance, posterior_variance
 from inkwash.types import Coeffs, Component, Denoised, Noise, Path, Query, like
 
 Asking = Generator[Query, Denoised, Tensor]
+"""A sampler at work: it yields queries, is sent answers, and returns the samples."""
 
 
 @dataclass(frozen=True)

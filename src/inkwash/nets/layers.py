@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from inkwash.types import Condition
 
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
+"""What `zeroed` takes, and gives back as the same type."""
 
 GROUP = 16
 """Channels per normalisation group. Below 16, the CPU's group norm leaves its vector path: 7 times slower in bf16."""

@@ -14,6 +14,7 @@ from inkwash.nets.layers import Embedding, ResBlock, SelfAttention, norm, zeroed
 from inkwash.types import Component, Condition
 
 Preset = Literal["tiny", "small", "base"]
+"""The sizes of U-Nets that have a name; `UNet` says what each is for."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 from inkwash.kinds import OneOf, from_table, members_of, to_table
 from inkwash.recipes.recipe import Recipe, RecipeError
 
-Table = dict[str, Any]
+Tables = dict[str, Any]
+"""A recipe as TOML reads it: tables in tables."""
 
 
 def builtin_names() -> list[str]:
@@ -23,7 +24,7 @@ def builtin_names() -> list[str]:
     return sorted(f.name.removesuffix(".toml") for f in files("inkwash.recipes").iterdir() if f.name.endswith(".toml"))
 
 
-def builtin(name: str) -> Table:
+def builtin(name: str) -> Tables:
     """A shipped recipe's tables. Raises RecipeError with the nearest names for one that does not exist."""
     if name not in builtin_names():
         raise RecipeError(f"There is no built-in recipe {name!r}. {_nearest(name, builtin_names())}")
@@ -74,7 +75,7 @@ def write_recipe(recipe: Recipe) -> str:
     return tomli_w.dumps(_without_kind(to_table(recipe)))
 
 
-def _tables(source: str | File | Mapping[str, Any]) -> Table:
+def _tables(source: str | File | Mapping[str, Any]) -> Tables:
     if isinstance(source, Mapping):
         return copy.deepcopy(dict(source))
     name = str(source)
@@ -89,7 +90,7 @@ def _tables(source: str | File | Mapping[str, Any]) -> Table:
     return builtin(name) if name in builtin_names() else {"data": {"source": name}}  # ./name is a folder
 
 
-def _put(table: Table, key: str, value: Any) -> None:
+def _put(table: Tables, key: str, value: Any) -> None:
     *tables, last = key.split(".")
     for name in tables:
         inner = table.setdefault(name, {})
@@ -114,7 +115,7 @@ def _parse(item: str) -> tuple[str, Any]:
     return key.strip(), value
 
 
-def _say_kinds(cls: Any, table: Table) -> None:
+def _say_kinds(cls: Any, table: Tables) -> None:
     """Where a component's table does not say its kind, its keys do: the first that has them all, the default before.
 
     So `[optim] lr = 1e-3` is about the default optimiser, and `[sampler.method] eta = 0.5` can only mean ddim.
@@ -223,9 +224,9 @@ def _elsewhere(key: str) -> list[str]:
     return tables
 
 
-def _without_kind(table: Table) -> Table:
+def _without_kind(table: Tables) -> Tables:
     """Drop `kind` from tables whose place in the recipe says it already."""
-    plain = ("data", "train", "sampler", "evaluation")
+    plain = ("train", "sampler", "evaluation")
     return {
         k: {n: v for n, v in t.items() if n != "kind"} if k in plain and isinstance(t, dict) else t
         for k, t in table.items()
