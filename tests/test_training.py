@@ -334,7 +334,7 @@ def test_tensorboard_is_told_what_the_metrics_say(tmp_path: Path) -> None:
 def test_a_users_own_class_trains_and_is_refused_from_a_model_without_trust(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "mine.py").write_text(
+    (tmp_path / "my_targets.py").write_text(
         "from dataclasses import dataclass\n"
         "import torch\n"
         "@dataclass(frozen=True)\n"
@@ -344,9 +344,9 @@ def test_a_users_own_class_trains_and_is_refused_from_a_model_without_trust(
         "        return torch.full_like(c.alpha, -self.share), torch.full_like(c.alpha, 1 - self.share)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    mine = recipe(target={"kind": "mine:Half", "share": 0.25}, train={"steps": 1})
+    mine = recipe(target={"kind": "my_targets:Half", "share": 0.25}, train={"steps": 1})
     finish(mine, tmp_path / "run")
-    with pytest.raises(ValueError, match=r"mine:Half is code from outside inkwash.*--trust"):
+    with pytest.raises(ValueError, match=r"my_targets:Half is code from outside inkwash.*--trust"):
         inkwash.load(tmp_path / "run")
     assert inkwash.load(tmp_path / "run", trust=True).model.target.share == 0.25
 
