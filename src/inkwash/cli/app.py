@@ -104,7 +104,7 @@ def _mistake(error: Exception) -> str | None:
         return f"{reason}."
     if isinstance(error, ValueError):
         return str(error) if _origin(error) in ("inkwash", "pydantic", "typer") else None
-    if not isinstance(error, RuntimeError):
+    if not isinstance(error, (RuntimeError, MemoryError)):
         return None
     from inkwash.data import DatasetUnavailableError
 
@@ -112,13 +112,12 @@ def _mistake(error: Exception) -> str | None:
         return str(error)
     if "torch" not in sys.modules:  # then nothing of what follows can have been raised
         return None
-    import torch
-
     from inkwash.checkpoint import CheckpointError
+    from inkwash.device import out_of_memory
     from inkwash.training import TrainingError
 
-    if isinstance(error, torch.OutOfMemoryError):
-        return f"Out of memory: {error} A smaller --batch-size helps."
+    if out_of_memory(error):
+        return f"Out of memory: {str(error).rstrip('. ')}. A smaller --batch-size helps."
     return str(error) if isinstance(error, (CheckpointError, TrainingError)) else None
 
 

@@ -66,7 +66,7 @@ def _torch() -> Iterator[Finding]:
     try:
         import torch
 
-        from inkwash.device import bf16_gain, pick_device
+        from inkwash.device import bf16_gain, gains_from_bf16, pick_device
     except (ImportError, OSError) as error:  # OSError: a shared library that does not load
         yield Finding("torch", f"does not import: {error}", "pip install --force-reinstall 'torch>=2.11'")
         return
@@ -83,10 +83,13 @@ def _torch() -> Iterator[Finding]:
     yield Finding("cpu", f"{_model_name()}; torch uses {torch.backends.cpu.get_cpu_capability()}{_bf16_units()}")
     device = pick_device("auto")
     for where in dict.fromkeys([device, torch.device("cpu")]):
-        gain = bf16_gain(where)
-        what = f"{gain:.1f} times the speed of fp32 on {where}" if gain else f"does not run on {where}"
-        use = "bf16" if gain >= 1.2 else "fp32"
-        yield Finding("bf16", f"{what}, so --precision auto trains in {use}")
+        use = "bf16" if gains_from_bf16(where) else "fp32"
+        what = f"{'has' if use == 'bf16' else 'has no'} units for it" if where.type != "cpu" else _speed(bf16_gain())
+        yield Finding("bf16", f"{where} {what}, so --precision auto trains in {use}")
+
+
+def _speed(gain: float) -> str:
+    return f"runs it at {gain:.1f} times the speed of fp32" if gain else "does not run it"
 
 
 def _unused_gpu(used: bool) -> str:
