@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from inkwash.kinds import OneOf
 from inkwash.targets import check, solve
-from inkwash.types import Coeffs, Component, Condition, Denoised, Path, Query, Target, like
+from inkwash.types import Coeffs, Component, Condition, Denoised, Path, Query, Target, carry, like
 
 
 class Inputs(Protocol):
@@ -98,7 +98,7 @@ class Model:
 
     def predict(self, x: Tensor, t: Tensor, c: Coeffs, cond: Condition) -> Tensor:
         """The network's raw prediction of the target for x [B, ...] at t [B], with c = path(t); x's shape and dtype."""
-        clock = self.inputs.clock(t, c).to(x.device, torch.float32, non_blocking=True)
+        clock = carry(self.inputs.clock(t, c), x.device, torch.float32)
         shown = like(self.inputs.scale(c), x) * x
         with torch.autocast(x.device.type, self.autocast or torch.float32, enabled=self.autocast is not None):
             y: Tensor = self.net(shown, clock, clock, cond)

@@ -49,7 +49,15 @@ class Coeffs(NamedTuple):
 
 def like(c: Tensor, x: Tensor) -> Tensor:
     """Cast c [..., B] to x's device and dtype as [..., B, 1, ..., 1], to be multiplied with x [B, ...]."""
-    return c.to(device=x.device, dtype=x.dtype, non_blocking=True).reshape(*c.shape, *(1,) * (x.ndim - 1))
+    return carry(c, x.device, x.dtype).reshape(*c.shape, *(1,) * (x.ndim - 1))
+
+
+def carry(c: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Copy c to a device in a dtype, without waiting for the device where that is safe.
+
+    CUDA has read c by the time the call returns; MPS may read it when it is freed already (pytorch issue 139550).
+    """
+    return c.to(device=device, dtype=dtype, non_blocking=device.type == "cuda")
 
 
 class Path(Protocol):
