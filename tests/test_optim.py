@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -72,8 +75,12 @@ def test_nesterov_momentum_by_hand() -> None:
     assert torch.allclose(optim.state[net.weight]["momentum"], buffer, atol=1e-6)
 
 
+@pytest.mark.parametrize("fused", [("cpu",), ()])
 @pytest.mark.parametrize("kind", [AdamW(lr=0.1), Muon(lr=0.1)])
-def test_a_closed_gate_changes_nothing(kind: AdamW | Muon) -> None:
+def test_a_closed_gate_changes_nothing(
+    kind: AdamW | Muon, fused: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("inkwash.optim.FUSED", fused)
     net = nn.Linear(32, 32)
     for optim in kind.build(net):
         for gate in (0.0, 1.0):
@@ -89,6 +96,58 @@ def test_a_closed_gate_changes_nothing(kind: AdamW | Muon) -> None:
             if gate:
                 after = {k: v for s in optim.state.values() for k, v in s.items()}
                 assert all(torch.equal(moments[k], after[k]) for k in moments)
+
+
+def test_a_state_goes_on_where_no_fused_kernel_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    here = nn.Linear(8, 8)
+    (fused,) = AdamW(lr=0.1).build(here)
+    monkeypatch.setattr("inkwash.optim.FUSED", ())
+    there = nn.Linear(8, 8)
+    (plain,) = AdamW(lr=0.1).build(there)
+    assert [fused.defaults["fused"], plain.defaults["fused"]] == [True, False]
+
+    def step(gate: float) -> None:
+        x = torch.randn(4, 8)
+        for net, optim in ((here, fused), (there, plain)):
+            optim.zero_grad()
+            (net(x).pow(2).mean() * (torch.nan if gate else 1.0)).backward()
+            optim.found_inf = torch.tensor(gate)  # type: ignore[attr-defined]
+            optim.step()
+
+    step(0.0)
+    for source, target in ((fused, plain), (plain, fused)):
+        there.load_state_dict(here.state_dict())
+        target.load_state_dict(deepcopy(source.state_dict()))
+        assert {g["fused"] for g in target.param_groups} == {target is fused}
+        for gate in (0.0, 1.0, 0.0):
+            step(gate)
+        assert torch.allclose(here.weight, there.weight, atol=1e-6)
+        assert torch.equal(fused.state[here.weight]["step"], plain.state[there.weight]["step"])
+
+
+@pytest.mark.parametrize("kind", [AdamW, Muon])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lr": 0.0}, "lr = 0.0 must be more than 0"),
+        ({"lr": float("inf")}, "lr = inf must be"),
+        ({"lr": float("nan")}, "lr = nan must be"),
+        ({"betas": (0.9, 1.0)}, r"betas: 1.0 must lie in \[0, 1\)"),
+        ({"betas": (-0.1, 0.9)}, r"betas: -0.1 must lie in \[0, 1\)"),
+        ({"weight_decay": -0.01}, "weight_decay = -0.01 must be 0 or more"),
+    ],
+)
+def test_settings_with_which_nothing_is_learned_are_refused(
+    kind: type[AdamW | Muon], settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        kind(**settings)
+
+
+def test_momentum_lies_below_1() -> None:
+    with pytest.raises(ValueError, match=r"momentum: 1.0 must lie in \[0, 1\)"):
+        Muon(momentum=1.0)
 
 
 @pytest.mark.parametrize("sigma_rel", [0.05, 0.1, 0.2])

@@ -1,11 +1,12 @@
 """Optimisers and their learning-rate schedule.
 
 Every optimiser here obeys a gate: where its attribute `found_inf` is a tensor holding 1, `step` changes nothing. The
-training loop sets it without waiting for the device, so a non-finite gradient is skipped at no cost.
+training loop sets it without waiting for the device, so on CPUs and CUDA a non-finite gradient is skipped at no cost.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -39,9 +40,10 @@ class Schedule(Component):
 
 @dataclass(frozen=True)
 class AdamW(Component):
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019), torch's fused implementation.
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019), torch's fused implementation where there is one.
 
-    Biases, norms and embeddings (parameters with fewer than two axes, and tables) are not decayed.
+    Biases, norms and embeddings (parameters with fewer than two axes, and tables) are not decayed. Raises ValueError
+    for settings out of range.
     """
 
     lr: float = 1e-3
@@ -49,6 +51,9 @@ class AdamW(Component):
     weight_decay: float = 0.01
     schedule: Schedule = field(default_factory=Schedule)
     kind: Literal["adamw"] = field(default="adamw", kw_only=True, repr=False)
+
+    def __post_init__(self) -> None:
+        _check(self.lr, self.weight_decay, *self.betas)
 
     def build(self, net: nn.Module) -> list[torch.optim.Optimizer]:
         """The optimisers for the net's parameters."""
@@ -61,7 +66,8 @@ class Muon(Component):
     """Muon (Jordan et al. 2024) on weights of two axes and more, AdamW on the rest.
 
     A weight's update is its momentum with all singular values brought to about 1, scaled by 0.2·sqrt(longer side), the
-    size of Adam's updates (Liu et al. 2025), so that one learning rate serves both.
+    size of Adam's updates (Liu et al. 2025), so that one learning rate serves both. Raises ValueError for settings out
+    of range.
     """
 
     lr: float = 2e-3
@@ -70,6 +76,9 @@ class Muon(Component):
     weight_decay: float = 0.01
     schedule: Schedule = field(default_factory=Schedule)
     kind: Literal["muon"] = field(default="muon", kw_only=True, repr=False)
+
+    def __post_init__(self) -> None:
+        _check(self.lr, self.weight_decay, *self.betas, momentum=self.momentum)
 
     def build(self, net: nn.Module) -> list[torch.optim.Optimizer]:
         """The optimisers for the net's parameters."""
@@ -138,13 +147,58 @@ class Orthogonalised(torch.optim.Optimizer):
         torch._foreach_copy_(params, list(moved.unbind()))
 
 
+class GatedAdamW(torch.optim.AdamW):
+    """torch's AdamW with the gate on every device.
+
+    Fused kernels know it on `FUSED` devices. Others get the plain implementation, whose gate is read on the host before
+    it begins: that waits for the device, and is sure.
+    """
+
+    found_inf: Tensor | None = None
+
+    def __init__(self, params: Any, lr: float, betas: tuple[float, float]) -> None:
+        groups = list(params)
+        fused = all(p.device.type in FUSED for g in groups for p in g["params"])
+        super().__init__(groups, lr=lr, betas=betas, fused=fused)
+
+    def step(self, closure: Any = None) -> Any:
+        """Update every parameter that has a gradient."""
+        if self.defaults["fused"] or self.found_inf is None:
+            return super().step(closure)
+        gate, self.found_inf = self.found_inf, None  # the plain implementation refuses to run with one
+        try:
+            return None if bool(gate) else super().step(closure)
+        finally:
+            self.found_inf = gate
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a state, written perhaps on another device; which implementation runs is decided by this one's."""
+        groups = [{**group, "fused": self.defaults["fused"]} for group in state_dict["param_groups"]]
+        super().load_state_dict({**state_dict, "param_groups": groups})
+
+
+FUSED = ("cpu", "cuda")
+"""Devices whose fused kernel obeys `found_inf`."""
+
+
 def _adamw(
     decayed: list[nn.Parameter], rest: list[nn.Parameter], lr: float, betas: tuple[float, float], weight_decay: float
 ) -> list[torch.optim.Optimizer]:
     """One optimiser, or none where there is nothing for it."""
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
     groups = [g for g in groups if g["params"]]
-    return [torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)] if groups else []
+    return [GatedAdamW(groups, lr, betas)] if groups else []
+
+
+def _check(lr: float, weight_decay: float, *betas: float, momentum: float = 0.0) -> None:
+    """Raise ValueError for the settings of an optimiser with which nothing is learned, or everything is lost."""
+    if not (lr > 0 and math.isfinite(lr)):
+        raise ValueError(f"lr = {lr} must be more than 0 and finite. Usual values are 1e-4 to 1e-2.")
+    if not (weight_decay >= 0 and math.isfinite(weight_decay)):
+        raise ValueError(f"weight_decay = {weight_decay} must be 0 or more and finite. Usual values are 0 to 0.1.")
+    for name, value in (*(("betas", beta) for beta in betas), ("momentum", momentum)):
+        if not 0 <= value < 1:
+            raise ValueError(f"{name}: {value} must lie in [0, 1). Usual values are 0.9 to 0.999.")
 
 
 def _split(net: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
