@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -253,3 +254,19 @@ def test_impossible_betas_are_refused(betas: object, found: str) -> None:
         Table(betas)  # type: ignore[arg-type]
     assert found in str(error.value)
     assert "more steps" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "settings", "message"),
+    [
+        (LinearBetas, {"steps": 0, "scaled": True}, "at least 1 step, not steps = 0"),
+        (QuadraticBetas, {"start": -1e-4}, "start = -0.0001 must be"),
+        (SigmoidBetas, {"end": float("nan")}, "end = nan must be"),
+        (CosineBetas, {"steps": -1}, "at least 1 step, not steps = -1"),
+        (CosineBetas, {"max_beta": 1.0}, "max_beta = 1.0 must lie strictly between"),
+        (CosineBetas, {"s": float("nan")}, "s = nan must be"),
+    ],
+)
+def test_schedules_refuse_what_makes_no_betas(schedule: Any, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        schedule(**settings)

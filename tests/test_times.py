@@ -124,3 +124,9 @@ def test_grids() -> None:
 def test_impossible_grids_are_refused(steps: int | list[float], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         grid(steps, 1)
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 0.0), (0.0, -1.0), (0.0, float("nan")), (float("inf"), 1.0)])
+def test_a_density_without_width_is_refused(mean: float, std: float) -> None:
+    with pytest.raises(ValueError, match="a finite mean and a std more than 0"):
+        LogitNormal(mean, std)

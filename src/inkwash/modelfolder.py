@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path as File
@@ -22,6 +23,7 @@ from inkwash.targets import AnyTarget
 from inkwash.types import Component
 
 FORMAT = 1
+"""The version of config.json: another is refused."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Sampling(Component):
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"A sampler needs at least 1 step, not {self.steps}.")
+        if not math.isfinite(self.guidance):
+            raise ValueError(f"guidance = {self.guidance} must be a finite number. 1 is off; usual values are 1 to 4.")
 
 
 @dataclass(frozen=True)

@@ -39,12 +39,23 @@ class Linear(Component):
         return t
 
 
+def _at_least_one(steps: int) -> None:
+    if steps < 1:
+        raise ValueError(f"A schedule of betas needs at least 1 step, not steps = {steps}.")
+
+
 @dataclass(frozen=True)
 class _BetweenEnds(Component):
     steps: int = 1000
     start: float = 1e-4
     end: float = 0.02
     scaled: bool = False
+
+    def __post_init__(self) -> None:
+        _at_least_one(self.steps)
+        for name, value in (("start", self.start), ("end", self.end)):
+            if not (value > 0 and math.isfinite(value)):
+                raise ValueError(f"{name} = {value} must be a beta, more than 0. Usual are 1e-4 and 0.02.")
 
     def _ends(self) -> tuple[float, float]:
         scale = 1000 / self.steps if self.scaled else 1.0
@@ -99,6 +110,13 @@ class CosineBetas(Component):
     s: float = 0.008
     max_beta: float = 0.999
     kind: Literal["cosine"] = field(default="cosine", kw_only=True, repr=False)
+
+    def __post_init__(self) -> None:
+        _at_least_one(self.steps)
+        if not (self.s >= 0 and math.isfinite(self.s)):
+            raise ValueError(f"s = {self.s} must be 0 or more and finite. The usual value is 0.008.")
+        if not 0 < self.max_beta < 1:
+            raise ValueError(f"max_beta = {self.max_beta} must lie strictly between 0 and 1. The usual value is 0.999.")
 
     def __call__(self) -> Tensor:
         """The betas, [steps] float64."""

@@ -6,6 +6,7 @@ stratified over the whole batch, which lowers the variance of the loss at no cos
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, Protocol
@@ -45,12 +46,22 @@ class Uniform(Component):
 
 @dataclass(frozen=True)
 class LogitNormal(Component):
-    """t = sigmoid(z), z ~ N(mean, std²): fewer times near the ends, where flow matching is easy (Esser et al. 2024)."""
+    """t = sigmoid(z), z ~ N(mean, std²): fewer times near the ends, where flow matching is easy (Esser et al. 2024).
+
+    Raises ValueError for a std that is not more than 0.
+    """
 
     mean: float = 0.0
     std: float = 1.0
     stratified: bool = True
     kind: Literal["logit-normal"] = field(default="logit-normal", kw_only=True, repr=False)
+
+    def __post_init__(self) -> None:
+        if not (self.std > 0 and math.isfinite(self.std) and math.isfinite(self.mean)):
+            raise ValueError(
+                f"A logit-normal density needs a finite mean and a std more than 0, not {self.mean} and {self.std}. "
+                "The usual ones are 0 and 1."
+            )
 
     def __call__(self, u: Tensor) -> Tensor:
         """t = sigmoid(mean + std·Phi^-1(u))."""
