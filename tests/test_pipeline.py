@@ -11,7 +11,7 @@ import torch
 
 import inkwash
 from inkwash import MLP, Ancestral, Config, Ddim, Euler, Flow, Heun, Linear, Sampling, Table, UNet, V
-from inkwash.codec import Pixels, Scaled, Standard
+from inkwash.codec import Pixels, Scaled, Standard, codec_for
 from inkwash.model import Indexed, Plain
 from inkwash.modelfolder import save_model
 from inkwash.noise import Philox, Stream
@@ -129,6 +129,8 @@ def test_what_does_not_fit_is_refused_with_the_reason() -> None:
         ({"steps": 0}, "at least 1 step"),
         ({"steps": [0.0, 1.0]}, "must decrease"),
         ({"batch_size": 0}, "must be at least 1"),
+        ({"guidance": float("nan")}, "guidance = nan must be a finite number"),
+        ({"guidance": float("inf")}, "guidance = inf must be a finite number"),
     ):
         with pytest.raises(ValueError, match=message):
             pipe(2, **options)
@@ -137,13 +139,43 @@ def test_what_does_not_fit_is_refused_with_the_reason() -> None:
         bare(1, label="Sneaker")
     with pytest.raises(ValueError, match="needs a model with classes"):
         bare(1, guidance=2.0)
+    own = pipeline(classes=(), sampling=Sampling(guidance=3.0))
+    with pytest.raises(ValueError, match=r"guidance = 3.0 \(the model's own setting\) needs .* Use guidance = 1"):
+        own(1)
+    assert (own(1, steps=2, guidance=1.0).array == bare(1, steps=2).array).all()
     with pytest.raises(ValueError, match=r"No model in .*nowhere.*there is no such folder"):
         inkwash.load("nowhere")
 
 
 def test_classes_by_name_in_any_case_and_by_index() -> None:
     assert [find_class(CLASSES, c) for c in ("sneaker", "2", 2, " Trouser ", -1)] == [2, 2, 2, 1, -1]
+    assert [find_class(("Cat", "cat", "Dog"), c) for c in ("cat", "Cat", "DOG")] == [1, 0, 2]
+    with pytest.raises(ValueError, match="'CAT' could be Cat or cat"):
+        find_class(("Cat", "cat", "Dog"), "CAT")
     assert pipeline()(4).labels == (*CLASSES, CLASSES[0])
+
+
+def test_settings_say_what_the_last_bits_depend_on() -> None:
+    pipe = pipeline()
+    assert {"precision": "fp32", "device": "cpu"}.items() <= pipe(1).settings.items()
+    pipe.model.autocast = torch.bfloat16
+    assert pipe(1).settings["precision"] == "bf16"
+
+
+def test_one_sample_is_the_picture_among_all() -> None:
+    samples = pipeline()(3)
+    for i in (0, 2, -1):
+        assert (np.asarray(samples[i]) == samples.pictures()[i, ..., 0]).all()
+    with pytest.raises(IndexError):
+        samples[3]
+
+
+def test_data_choose_their_codec() -> None:
+    grey = np.arange(64, dtype=np.uint8).reshape(1, 8, 8, 1)
+    assert codec_for(grey) == Pixels()
+    assert codec_for(grey * 0.5 - 3) == Scaled(-3.0, 28.5)
+    assert codec_for(np.full((1, 2, 2, 1), 7.0)) == Scaled(7.0, 8.0)
+    assert codec_for(np.array([[1.0, 5.0], [3.0, 5.0]])) == Standard((2.0, 5.0), (1.0, 1.0))
 
 
 def test_codecs_invert_exactly() -> None:

@@ -7,13 +7,16 @@ A codec's `encode` takes a batch as the data room stores it and gives floats, ch
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from inkwash.kinds import OneOf
 from inkwash.types import Component
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -82,5 +85,21 @@ class Standard(Component):
 
 
 Codec = Pixels | Scaled | Standard
+"""The codecs there are."""
+
 AnyCodec = Annotated[Codec, OneOf()]
 """A codec as a model's config names it."""
+
+
+def codec_for(images: np.ndarray) -> Codec:
+    """What brings these data to about [-1, 1], or to unit deviation: decided by their type and shape.
+
+    images: [N, H, W, C] pictures, uint8 or floats, or [N, D] vectors.
+    """
+    if images.ndim == 2:
+        mean, std = images.mean(0, dtype="float64"), images.std(0, dtype="float64")
+        return Standard(tuple(map(float, mean)), tuple(float(s) if s > 0 else 1.0 for s in std))
+    if images.dtype == "uint8":
+        return Pixels()
+    low, high = float(images.min()), float(images.max())
+    return Scaled(low, high if high > low else low + 1.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,8 +69,10 @@ class Trace:
         columns, header = _layout(len(last), labels, None)
         return [
             _beside(
-                pictures.grid(_pixels(samples.codec, x), columns, labels=header, title=f"x at t = {t:.2f}"),
-                pictures.grid(_pixels(samples.codec, x0), columns, labels=header, title="predicted x0"),
+                *(
+                    pictures.grid(replace(samples, array=array).pictures(), columns, labels=header, title=title)
+                    for array, title in ((x, f"x at t = {t:.2f}"), (x0, "predicted x0"))
+                )
             )
             for x, x0, t in pairs
         ]
@@ -95,7 +97,7 @@ def forward_strip(
         for other in shown[1:]:
             image = _beside(image, other)
         return image
-    return pictures.strip(np.concatenate([_pixels(codec, x) for x in noised]), captions)
+    return pictures.strip(Samples(np.concatenate(noised), (), {}, codec).pictures(), captions)
 
 
 def loss_plot(metrics: Sequence[Mapping[str, Any]]) -> Image:
@@ -115,11 +117,6 @@ def _layout(n: int, labels: Sequence[str], columns: int | None) -> tuple[int, li
     if columns is None:
         columns = len(around) if cyclic and len(around) <= 20 else math.ceil(math.sqrt(n))
     return columns, around if cyclic and columns == len(around) else None
-
-
-def _pixels(codec: Codec, decoded: np.ndarray) -> np.ndarray:
-    shown: np.ndarray = codec.picture(torch.from_numpy(decoded)).numpy()
-    return shown
 
 
 def _scatter(

@@ -63,9 +63,7 @@ class Samples:
         """Sample i as a picture."""
         from PIL.Image import fromarray
 
-        picture = self.codec.picture(torch.from_numpy(self.array[i : i + 1] if i >= 0 else self.array[i:][:1]))[
-            0
-        ].numpy()
+        picture = replace(self, array=self.array[[i]]).pictures()[0]
         return fromarray(picture[..., 0] if picture.shape[-1] < 3 else picture[..., :3])
 
     def pictures(self) -> np.ndarray:
@@ -138,6 +136,8 @@ class Pipeline:
             "steps": own.steps if steps is None or isinstance(steps, int) else list(steps),
             "guidance": own.guidance,
             "clip": own.clip,
+            "precision": "fp32" if self.model.autocast is None else "bf16",
+            "device": self.device.type,
             "label": list(label) if isinstance(label, Sequence) and not isinstance(label, str) else label,
             "data": self.config.data,
             "trained": self.config.trained,
@@ -177,10 +177,15 @@ class Pipeline:
                     f"eta = {eta} belongs to the ddim sampler, not to {method}. Ask for ddim, or drop eta."
                 )
             method = replace(method, eta=eta)
-        if guidance is not None and guidance != 1 and not self.config.classes:
-            raise ValueError(f"guidance = {guidance} needs a model with classes, and this one was trained without.")
+        scale = own.guidance if guidance is None else guidance
+        if scale != 1 and not self.config.classes:
+            whose = " (the model's own setting)" if guidance is None else ""
+            raise ValueError(
+                f"guidance = {scale}{whose} needs a model with classes, and this one was trained without. "
+                "Use guidance = 1."
+            )
         count = own.steps if steps is None else steps if isinstance(steps, int) else len(steps) - 1
-        return replace(own, method=method, steps=count, guidance=own.guidance if guidance is None else guidance)
+        return replace(own, method=method, steps=count, guidance=scale)
 
     def _labels(self, n: int, label: str | int | Sequence[str | int] | None) -> Tensor | None:
         """Class indices [n] for what was asked; None for a model without classes."""
@@ -213,14 +218,19 @@ def load(
 
 
 def find_class(classes: Sequence[str], label: str | int) -> int:
-    """The index of a class given by name (in any case) or index; -1 is the null label, "any class".
+    """The index of a class given by name (in any case where that says which) or index; -1 is the null label, "any".
 
     Raises ValueError with the nearest names for one that does not exist.
     """
     text = str(label).strip()
+    if text in classes:
+        return classes.index(text)
     by_name = {c.casefold(): i for i, c in enumerate(classes)}
-    if text.casefold() in by_name:
-        return by_name[text.casefold()]
+    same = [c for c in classes if c.casefold() == text.casefold()]
+    if len(same) > 1:
+        raise ValueError(f"Class {text!r} could be {' or '.join(same)}. Write it as one of them.")
+    if same:
+        return classes.index(same[0])
     if text.removeprefix("-").isdigit():
         if -1 <= int(text) < len(classes):
             return int(text)

@@ -52,10 +52,10 @@ def noise(
     size = frame_of(frame, mistakes)
     refuse(mistakes)
 
+    from inkwash.codec import codec_for
     from inkwash.data import DataSpec, load
     from inkwash.gallery import forward_strip
     from inkwash.pictures import save_png
-    from inkwash.training.setup import codec_for
 
     chosen = _path(path, steps, betas, scaled)
     with bar("Preparing data") as told:
@@ -66,7 +66,7 @@ def noise(
     if not points and index >= len(data):
         raise ValueError(f"--index {index} is not in {data.name}: its pictures are 0 to {len(data) - 1}.")
     x0 = data.images[:POINTS] if points else data.images[index]
-    picture = forward_strip(x0, codec_for(data), chosen, times, captions, seed)
+    picture = forward_strip(x0, codec_for(data.images), chosen, times, captions, seed)
     shown = {"data": data.name, "path": repr(chosen), "at": captions, "seed": seed}
     save_png(picture, out, shown if points else shown | {"index": index})
     alphas = ", ".join(f"{t:.3g}" for t in times)
@@ -80,7 +80,7 @@ def _times(text: str | None, steps: int | None, mistakes: list[str]) -> tuple[li
         if bad := [v for v in numbers if not 0 <= v <= 1]:
             mistakes.append(f"--at {bad[0]:g} is not a time: on --path linear they go from 0 (data) to 1 (noise).")
         return numbers, [f"t = {v:g}" for v in numbers]
-    spread = ",".join(str(round(i * (steps - 1) / 4)) for i in range(5))
+    spread = ",".join(dict.fromkeys(str(min(i * steps // 4, steps - 1)) for i in range(5)))
     numbers = _numbers(text or spread, mistakes)
     if bad := [v for v in numbers if v != int(v) or not 0 <= v < steps]:
         mistakes.append(f"--at {bad[0]:g} is not in the table: its entries are 0 to {steps - 1} (--steps {steps}).")
