@@ -56,7 +56,7 @@ def plan(recipe: Recipe, data_progress: Callable[[str, int, int], None] | None =
     if train.compile:
         net.compile()
     seconds = []
-    warm_up = 3 if train.compile else 1  # compiling goes on in the second step, the first to know the optimiser's state
+    warm_up = 3 if train.compile else 1  # the first step compiles, and the next may find that it must once more
     for _ in range(warm_up + 3):
         began = time.perf_counter()
         torch.autograd.backward(_losses(setup, train.batch_size // train.accumulate).mean())
