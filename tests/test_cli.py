@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import inkwash
@@ -138,6 +139,30 @@ def test_dry_run_says_the_cost_and_writes_nothing(inkwash_, place: Path):
     assert "8 steps, 1.8 times through the data" in said.out  # 8 x 4 / 18
 
 
+def test_a_preset_replaces_nothing_else_of_the_network(inkwash_, place: Path):
+    (place / "wide.toml").write_text(
+        'data.source = "photos"\nnet = { kind = "unet", preset = "small", dropout = 0.25, widths = [16] }\n'
+        "train = { steps = 1, batch_size = 4, samples = 2 }\nsampler = { steps = 2 }\n"
+    )
+    assert inkwash_("train", "wide.toml", "--preset", "tiny", "--out", "runs/wide").status == 0
+    net = inkwash.read_recipe(place / "runs/wide/recipe.toml").net
+    assert (net.preset, net.dropout, net.widths) == ("tiny", 0.25, (16,))
+    (place / "mlp.toml").write_text('data.source = "moons"\nnet = { kind = "mlp", width = 8 }\n')
+    told = mistakes(inkwash_("train", "mlp.toml", "--preset", "tiny", "--dry-run"))
+    assert len(told) == 1 and "net.preset" in told[0]
+
+
+def test_running_out_of_memory_is_told_in_one_line(inkwash_, monkeypatch: pytest.MonkeyPatch):
+    def exhausted(*_: object, **__: object) -> None:
+        torch.empty(2**60, dtype=torch.uint8)
+
+    monkeypatch.setattr("inkwash.pipeline.load", exhausted)
+    monkeypatch.setattr("inkwash.training.plan", exhausted)
+    for command in (["sample", "runs/photos"], ["train", "photos", "--dry-run"]):
+        (told,) = mistakes(inkwash_(*command))
+        assert told.startswith("Out of memory: ") and told.endswith("A smaller --batch-size helps.")
+
+
 def test_resume_goes_on_and_says_what_changed(inkwash_, place: Path):
     shutil.copytree(place / "runs/photos", place / "runs/longer")
     assert "--resume runs/longer --steps 8" in inkwash_("train", "--resume", "runs/longer").out
@@ -199,7 +224,7 @@ def test_sample_makes_a_gif_of_every_step(inkwash_, place: Path):
 
 
 def test_sample_runs_a_sampler_from_the_current_folder(inkwash_, place: Path):
-    (place / "mine.py").write_text(
+    (place / "single.py").write_text(
         "from dataclasses import dataclass\n"
         "from inkwash.types import Query\n"
         "@dataclass(frozen=True)\n"
@@ -208,7 +233,7 @@ def test_sample_runs_a_sampler_from_the_current_folder(inkwash_, place: Path):
         "        return (yield Query(x, times[0], times[0])).x0\n"
     )
     one = ["sample", "runs/photos", "-n", "2", "--out", "one.png"]
-    assert inkwash_(*one, "--sampler", "mine:Once", "--steps", "9", "--npy", "once.npy").status == 0
+    assert inkwash_(*one, "--sampler", "single:Once", "--steps", "9", "--npy", "once.npy").status == 0
     assert inkwash_(*one, "--sampler", "euler", "--steps", "1", "--npy", "euler.npy").status == 0
     assert (np.load(place / "once.npy") == np.load(place / "euler.npy")).all()  # Euler's one step, on a line
 
@@ -275,6 +300,10 @@ def test_noise_shows_the_entries_of_the_table(inkwash_, place: Path):
     said = inkwash_("noise", "photos", "--at", "0,50,199", "--out", "noise.png", "--index", "3")
     assert said.status == 0 and "t = 0.005, 0.255, 1 in noise.png" in said.out  # (i + 1)/T
     assert read_settings(place / "noise.png")["at"] == ["step 0", "step 50", "step 199"]
+    for steps, entries in ((["--steps", "200"], (0, 50, 100, 150, 199)), (["--steps", "3"], (0, 1, 2))):
+        betas = ["--betas", "cosine", "--out", "spread.png"]
+        assert inkwash_("noise", "photos", *steps, *betas).status == 0
+        assert read_settings(place / "spread.png")["at"] == [f"step {i}" for i in entries]
     inkwash_("noise", "photos", "--path", "linear", "--at", "0", "--out", "clean.png", "--index", "3")
     picture = load("photos").images[3, ..., 0]
     with Image.open(place / "clean.png") as clean:

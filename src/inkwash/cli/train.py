@@ -87,7 +87,7 @@ def train(
     """
     mistakes = mistakes_so_far(ctx)
     overrides = {
-        "net": preset and {"kind": "unet", "preset": preset},
+        "net.preset": preset,
         "data.size": frame_of(frame, mistakes),
         "data.resize": resize,
         "data.flip": flip,
@@ -254,7 +254,7 @@ def _costs(plan: Plan) -> str:
                     "parameters": number(plan.parameters),
                     "FLOPs": f"{_flops(plan.flops)} for one {images} forward",
                     "memory": f"about {size(plan.memory)}",
-                    "device": f"{plan.device}, {precision}",
+                    "device": f"{plan.device}, {precision}{', compiled' if train.compile else ''}",
                     "step": f"{_milliseconds(plan.step_seconds)} of {train.batch_size} {images}s, measured: "
                     f"{train.batch_size / plan.step_seconds:,.0f} {images}s/s",
                     "length": f"{some(plan.steps, 'step')}, {plan.epochs:,.1f} times through the data",
