@@ -8,7 +8,7 @@ import re
 import shutil
 import signal
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from inkwash.cli.doctor import torchvision
 from inkwash.cli.terminal import Panel, Stopper
 from inkwash.cli.words import duration, frame_of, free_name, size
 from inkwash.data import load
+from inkwash.modelfolder import load_model, save_model
 from inkwash.pictures import read_settings
 
 SMALL = ["--preset", "tiny", "--batch-size", "4", "--set", "train.samples=4", "--set", "sampler.steps=2"]
@@ -454,3 +455,11 @@ def test_free_name_counts_up(tmp_path: Path):
         name = free_name(tmp_path / "s.png")
         assert name.name == expected
         name.touch()
+
+
+def test_weights_that_do_not_fit_their_config_are_a_mistake_not_a_bug(inkwash_, place: Path):
+    config, model = load_model(place / "runs/photos")
+    wider = replace(config, net=replace(config.net, widths=(48, 64)))
+    save_model(wider, model.net.state_dict(), place / "misfit")
+    told = mistakes(inkwash_("sample", "misfit"))[0]
+    assert "The weights in misfit do not fit its config.json" in told and "size mismatch" in told
