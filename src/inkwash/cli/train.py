@@ -235,7 +235,9 @@ def _try(what: Callable[[], Any], mistakes: list[str]) -> Any:
     try:
         return what()
     except ValueError as error:
-        mistakes += getattr(error, "mistakes", [str(error)])
+        said = getattr(error, "mistakes", [str(error)])
+        preset = "net.preset (--preset) belongs to the unet, and this recipe has another net."
+        mistakes += [m.replace("net.preset is unknown.", preset) for m in said]
         return None
 
 
