@@ -150,7 +150,9 @@ def test_a_preset_replaces_nothing_else_of_the_network(inkwash_, place: Path):
     assert (net.preset, net.dropout, net.widths) == ("tiny", 0.25, (16,))
     (place / "mlp.toml").write_text('data.source = "moons"\nnet = { kind = "mlp", width = 8 }\n')
     told = mistakes(inkwash_("train", "mlp.toml", "--preset", "tiny", "--dry-run"))
-    assert told == ["net.preset (--preset) belongs to the unet, and this recipe has another net. There are width, depth."]
+    assert told == [
+        "net.preset (--preset) belongs to the unet, and this recipe has another net. There are width, depth."
+    ]
 
 
 def test_running_out_of_memory_is_told_in_one_line(inkwash_, monkeypatch: pytest.MonkeyPatch):
