@@ -25,6 +25,9 @@ from inkwash.training.state import State
 FIXED = ("data", "path", "target", "net", "inputs", "optim.kind", "train.seed", "train.batch_size", "train.ema")
 """What a resumed run cannot change: its state would mean something else."""
 
+PREVIEW = 64
+"""Pictures in a forward pass while samples are drawn in training, where no single one is waited for."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -143,7 +146,8 @@ class Run:
         if len(setup.config.shape) == 1 and setup.config.shape != (2,):
             return None
         model = Model(state.ema.net, setup.model.path, setup.model.target, setup.model.inputs, setup.model.autocast)
-        drawn = Pipeline(state.trained(setup), model, setup.device)(setup.recipe.train.samples, seed=0)
+        pipe = Pipeline(state.trained(setup), model, setup.device, PREVIEW if len(setup.config.shape) == 3 else None)
+        drawn = pipe(setup.recipe.train.samples, seed=0)
         path = self.folder / "samples" / f"step-{state.step:07d}.png"
         save_png(sheet(drawn), path, drawn.settings)
         return path

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from inkwash import checkpoint
-from inkwash.codec import Codec, Pixels, Scaled, Standard
+from inkwash.codec import Codec, codec_for
 from inkwash.data import Dataset
 from inkwash.device import autocast_dtype, pick_device
 from inkwash.model import Indexed, Model, UnitVariance
@@ -43,7 +43,7 @@ def set_up(recipe: Recipe, dataset: Dataset, *, resumed: bool = False) -> Setup:
     Raises ValueError for a network that does not fit the data's shape, or a model to start from that does not fit it.
     """
     device = pick_device(recipe.train.device)
-    codec = codec_for(dataset)
+    codec = codec_for(dataset.images)
     net = recipe.net or (UNet() if len(dataset.shape) == 3 else MLP())
     if isinstance(net, UNet):
         net = net.resolve(dataset.shape)
@@ -80,18 +80,6 @@ def set_up(recipe: Recipe, dataset: Dataset, *, resumed: bool = False) -> Setup:
     model.net.to(device)
     model.autocast = autocast
     return Setup(recipe, config, model, dataset, device)
-
-
-def codec_for(dataset: Dataset) -> Codec:
-    """What brings these data to about [-1, 1], or to unit deviation: decided by their type and shape."""
-    data = dataset.images
-    if data.ndim == 2:
-        mean, std = data.mean(0, dtype=np.float64), data.std(0, dtype=np.float64)
-        return Standard(tuple(map(float, mean)), tuple(float(s) if s > 0 else 1.0 for s in std))
-    if data.dtype == np.uint8:
-        return Pixels()
-    low, high = float(data.min()), float(data.max())
-    return Scaled(low, high if high > low else low + 1.0)
 
 
 def _std(dataset: Dataset, codec: Codec) -> float:
