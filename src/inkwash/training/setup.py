@@ -10,7 +10,7 @@ import torch
 from inkwash import checkpoint
 from inkwash.codec import Codec, codec_for
 from inkwash.data import Dataset
-from inkwash.device import autocast_dtype, pick_device
+from inkwash.device import autocast_dtype, keep_memory, pick_device
 from inkwash.model import Indexed, Model, UnitVariance
 from inkwash.modelfolder import Config, find_model
 from inkwash.nets import MLP, UNet
@@ -77,6 +77,8 @@ def set_up(recipe: Recipe, dataset: Dataset, *, resumed: bool = False) -> Setup:
         model = config.build()
     if recipe.train.init_from and not resumed:
         _start_from(model, recipe.train.init_from)
+    if device.type == "cpu":
+        keep_memory()
     model.net.to(device)
     model.autocast = autocast
     return Setup(recipe, config, model, dataset, device)
