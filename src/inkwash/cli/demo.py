@@ -71,7 +71,7 @@ def leave_pictures(folder: Path, recipe: Recipe, data: Dataset) -> dict[str, str
     from inkwash.training.run import read_metrics
 
     pipe = load(folder)
-    trace = Trace()
+    trace = Trace(limit=4 * max(len(data.classes), ROWS))  # enough to see, and a GIF that can be sent
     with bar("Sampling") as told:
         samples = pipe(ROWS * (len(data.classes) or ROWS), watch=told, trace=trace)
     save_png(sheet(samples), folder / "samples.png", samples.settings)
