@@ -40,7 +40,7 @@ def sheet(samples: Samples, columns: int | None = None) -> Image:
 class Trace:
     """Collects what happens in sampling, for a GIF: give it to a pipeline as `trace`.
 
-    limit: the number of samples shown.
+    limit: the number of pictures shown; points are all shown.
     """
 
     limit: int = 100
@@ -50,17 +50,18 @@ class Trace:
 
     def __call__(self, query: Query, answer: Denoised) -> None:
         """Note one query and its answer."""
-        self.x.append(query.x[: self.limit].float().cpu())
-        self.x0.append(answer.x0[: self.limit].float().cpu())
+        shown = slice(self.limit if query.x.ndim > 2 else None)
+        self.x.append(query.x[shown].float().cpu())
+        self.x0.append(answer.x0[shown].float().cpu())
         self.t.append(float(query.t[0]))
 
     def frames(self, samples: Samples) -> list[Image]:
         """One frame a step, x_t on the left and the predicted x0 on the right, and the samples at the end."""
         keep = sorted({round(i) for i in np.linspace(0, len(self.t) - 1, min(len(self.t), FRAMES))})
         decode = samples.codec.decode
-        last = samples.array[: self.limit]
+        last = samples.array[: len(self.x[-1])]
         pairs = [(decode(self.x[i]).numpy(), decode(self.x0[i]).numpy(), self.t[i]) for i in keep] + [(last, last, 0.0)]
-        labels = samples.labels[: self.limit]
+        labels = samples.labels[: len(last)]
         if last.ndim == 2:
             reach = 1.1 * float(np.abs(last).max())
             start = 1.1 * float(np.abs(pairs[0][0]).max())

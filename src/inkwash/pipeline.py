@@ -40,7 +40,7 @@ A single picture pays for a whole chunk. Two, which guidance makes four, cost th
 batches, and spare a single picture six others.
 """
 
-VECTORS = 512
+VECTORS = 2048
 """Vectors in every forward pass; each is a thousandth of a picture's work."""
 
 

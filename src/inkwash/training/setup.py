@@ -56,7 +56,7 @@ def set_up(recipe: Recipe, dataset: Dataset, *, resumed: bool = False) -> Setup:
     points = len(dataset.shape) == 1 and recipe.train.precision == "auto"  # layers too small to gain from bf16
     autocast = None if points else autocast_dtype(recipe.train.precision, device)
     train = replace(recipe.train, precision="fp32" if autocast is None else "bf16")
-    recipe = replace(recipe, net=net, inputs=inputs, train=train)
+    recipe = replace(recipe, data=replace(recipe.data, flip=dataset.flip), net=net, inputs=inputs, train=train)
     config = Config(
         shape=dataset.shape,
         net=net,
