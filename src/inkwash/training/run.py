@@ -28,6 +28,9 @@ FIXED = ("data", "path", "target", "net", "inputs", "optim.kind", "train.seed", 
 PREVIEW = 64
 """Pictures in a forward pass while samples are drawn in training, where no single one is waited for."""
 
+PREVIEW_STEPS = 50
+"""At most so many sampler steps then: DDPM's thousand would take longer than the training between two previews."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -137,7 +140,7 @@ class Run:
                 raise
 
     def sample(self, setup: Setup, state: State) -> File | None:
-        """Draw samples with the averaged weights and fixed seeds; publish samples/step-N.png.
+        """Draw samples with the averaged weights and fixed seeds, in few steps; publish samples/step-N.png.
 
         Vectors of other than two numbers have no picture: None.
         """
@@ -147,7 +150,8 @@ class Run:
             return None
         model = Model(state.ema.net, setup.model.path, setup.model.target, setup.model.inputs, setup.model.autocast)
         pipe = Pipeline(state.trained(setup), model, setup.device, PREVIEW if len(setup.config.shape) == 3 else None)
-        drawn = pipe(setup.recipe.train.samples, seed=0)
+        steps = min(setup.recipe.sampler.steps, PREVIEW_STEPS)
+        drawn = pipe(setup.recipe.train.samples, steps=steps, seed=0)
         path = self.folder / "samples" / f"step-{state.step:07d}.png"
         save_png(sheet(drawn), path, drawn.settings)
         return path
