@@ -63,12 +63,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name's module when the name is first asked for."""
+    """Import a public name's module when the name is asked for."""
     if name not in _MODULE:
         raise AttributeError(f"module 'inkwash' has no attribute {name!r}")
-    value = getattr(import_module(f"inkwash.{_MODULE[name]}"), name)
-    globals()[name] = value  # the next look finds it without coming here
-    return value
+    return getattr(import_module(f"inkwash.{_MODULE[name]}"), name)
 
 
 def __dir__() -> list[str]:

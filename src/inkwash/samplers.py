@@ -63,9 +63,7 @@ class Euler(Component):
 
     def __call__(self, path: Path, x: Tensor, times: Tensor, noise: Noise) -> Asking:
         """Start sampling."""
-        grid = path(times)
-        slope = grid.like(x)
-        step = like(times.diff(dim=0), x)
+        _, slope, step = _along(path, times, x)
         for i in range(len(times) - 1):
             pred = yield Query(x, times[i], times[i])
             x = x + step[i] * _velocity(slope.at(i), pred)
@@ -83,9 +81,7 @@ class Heun(Component):
 
     def __call__(self, path: Path, x: Tensor, times: Tensor, noise: Noise) -> Asking:
         """Start sampling."""
-        grid = path(times)
-        slope = grid.like(x)
-        step = like(times.diff(dim=0), x)
+        grid, slope, step = _along(path, times, x)
         for i in range(len(times) - 1):
             pred = yield Query(x, times[i], times[i])
             first = _velocity(slope.at(i), pred)
@@ -122,6 +118,12 @@ def _ddim(eta: float, added: Literal["small", "large"], path: Path, x: Tensor, t
         if random[i]:
             x = x + spread[i] * noise(x, i, Stream.STEP)
     return x
+
+
+def _along(path: Path, times: Tensor, x: Tensor) -> tuple[Coeffs, Coeffs, Tensor]:
+    """A grid's coefficients, the same ready to multiply x, and its steps in t."""
+    grid = path(times)
+    return grid, grid.like(x), like(times.diff(dim=0), x)
 
 
 def _velocity(c: Coeffs, pred: Denoised) -> Tensor:
