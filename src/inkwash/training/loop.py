@@ -131,7 +131,8 @@ class _Loop:
         if self.recipe.train.compile:
             self.setup.model.net.compile()
         if not self.resumed:
-            yield replace(self._report([], [], 0.0), sampled=self._sample())
+            report, sampled = self._report([], [], 0.0), self._sample()
+            yield replace(report, sampled=sampled, notes=self._said())
         began = time.perf_counter() - state.seconds
         losses: list[Tensor] = []
         norms: list[Tensor] = []
@@ -153,8 +154,7 @@ class _Loop:
                 report = self._report(losses, norms, rate, loss)
                 saved = self._save(loss) if losses and (finished or stopping or "checkpoint" in due) else None
                 sampled = self._sample() if losses and (finished or "sample" in due) else None
-                notes, self.notes = tuple(self.notes), []
-                yield replace(report, saved=saved, sampled=sampled, notes=notes, done=finished or stopping)
+                yield replace(report, saved=saved, sampled=sampled, notes=self._said(), done=finished or stopping)
                 losses, norms = [], []
                 last = (state.step, time.perf_counter())
                 if finished or stopping:
@@ -231,6 +231,11 @@ class _Loop:
         if train.steps is not None:
             return min(1.0, self.state.step / train.steps)
         return min(1.0, self.state.seconds / (60 * (train.minutes or 1)))
+
+    def _said(self) -> tuple[str, ...]:
+        """The notes since the last report."""
+        notes, self.notes = tuple(self.notes), []
+        return notes
 
     def _save(self, validation: float | None) -> File | None:
         saved = None
