@@ -189,6 +189,11 @@ def small_limit(run):
     assert leftovers(run) == []
 
 
+JOBS = {
+    job.__name__: job for job in (kill_at_random, kill_at_every_step, read_while_written, never_without, small_limit)
+}
+
+
 def main(run, can_exchange, *jobs):
     """Run jobs, each in a folder of its own; print what became of each."""
     torch.set_num_threads(1)
@@ -198,7 +203,7 @@ def main(run, can_exchange, *jobs):
     for job in jobs:
         name, *numbers = job.split()
         try:
-            globals()[name](Path(run) / name, *map(int, numbers))
+            JOBS[name](Path(run) / name, *map(int, numbers))
             results[name] = "passed"
         except Exception:  # noqa: BLE001 - it is for the parent to judge
             results[name] = traceback.format_exc()
