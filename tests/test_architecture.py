@@ -18,7 +18,7 @@ SRC = ROOT / "src" / "inkwash"
 # A room is a module or a package directly below inkwash. Each layer may import itself and the layers above it.
 LAYERS = {
     "core": ["types", "noise", "kinds", "paths", "ode", "targets", "times", "model", "guidance", "drive"],
-    "methods": ["samplers", "objectives"],
+    "methods": ["samplers", "bound", "objectives"],
     "parts": ["nets", "codec", "data", "optim", "device"],
     "application": ["checkpoint", "modelfolder", "pipeline", "pictures", "gallery", "training", "recipes"],
     "faces": ["cli"],
