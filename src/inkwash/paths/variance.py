@@ -1,0 +1,25 @@
+"""What any path's coefficients say of two of its times: the noise-to-signal ratio, and the kernels' variances."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from inkwash.types import Coeffs
+
+
+def ratio(c: Coeffs) -> Tensor:
+    """The noise-to-signal ratio sigma/alpha, infinite at alpha = 0: what `Path.time` inverts."""
+    return c.sigma / c.alpha
+
+
+def posterior_variance(now: Coeffs, nxt: Coeffs) -> Tensor:
+    """Variance of q(x_s | x_t, x0) for s < t, now = path(t), nxt = path(s): sigma_s²·beta/sigma_t² (math.md, eq. 6).
+
+    On a table with s = t - 1/T it is DDPM's posterior variance, "fixed small".
+    """
+    return nxt.sigma**2 * forward_variance(now, nxt) / now.sigma**2
+
+
+def forward_variance(now: Coeffs, nxt: Coeffs) -> Tensor:
+    """Variance of q(x_t | x_s), s < t: beta = sigma_t² - (alpha_t/alpha_s)²·sigma_s² (math.md, eq. 4), "large"."""
+    return now.sigma**2 - (now.alpha / nxt.alpha) ** 2 * nxt.sigma**2
