@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from inkwash.types import Condition, Denoised, Denoiser, Path, Query, like
+from inkwash.types import Coeffs, Condition, Denoised, Denoiser, Path, Query, like
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,16 @@ class Clipped:
     def __call__(self, query: Query, cond: Condition) -> Denoised:
         """The clipped estimates."""
         answer = self.denoiser(query, cond)
-        c = self.path(query.t)
-        x0 = answer.x0.clamp(self.low, self.high)
-        inverse = torch.where(c.sigma > 0, 1 / c.sigma, 0.0)
-        eps = answer.eps + like(c.alpha * inverse, query.x) * (answer.x0 - x0)
-        return answer._replace(x0=x0, eps=eps)
+        return revised(answer, answer.x0.clamp(self.low, self.high), self.path(query.t))
+
+
+def revised(answer: Denoised, x0: Tensor, c: Coeffs) -> Denoised:
+    """The answer with another x0, and the noise moved so that alpha·x0 + sigma·eps is what it was; c = path(t).
+
+    At sigma = 0 there is no noise to move, and it is left as it is.
+    """
+    inverse = torch.where(c.sigma > 0, 1 / c.sigma, 0.0)
+    return answer._replace(x0=x0, eps=answer.eps + like(c.alpha * inverse, x0) * (answer.x0 - x0))
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,11 @@ class Stream(IntEnum):
     DROP = 2  # dropping conditions
     STEP = 3  # noise added by a sampler's steps
     START = 4  # the starting point of sampling: apart from EPS, so that equal seeds share no number
+    RENOISE = 5  # noise added on the way back up a grid (RePaint's resampling)
+    PROBE = 6  # the probes of a trace
+    BIN = 7  # where in its bin a dequantised number lies
+    BOUND = 8  # the noise in which the bound's terms are evaluated
+    CHOICE = 9  # which of the bound's terms are evaluated
 
 
 def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
