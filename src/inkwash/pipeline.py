@@ -19,6 +19,7 @@ from inkwash._version import __version__
 from inkwash.codec import AnyCodec, Pixels
 from inkwash.device import pick_device
 from inkwash.drive import Watch, drive
+from inkwash.edit import Edit
 from inkwash.guidance import Chunked, Clipped, Guided
 from inkwash.kinds import from_table, kinds_of, to_table
 from inkwash.model import Model
@@ -96,6 +97,7 @@ class Pipeline:
         guidance: float | None = None,
         seed: int = 0,
         batch_size: int = 128,
+        edit: Edit | None = None,
         watch: Callable[[float], None] | None = None,
         trace: Watch | None = None,
     ) -> Samples:
@@ -103,8 +105,9 @@ class Pipeline:
 
         label: a class name or index for all, one for each sample, or None for every class in turn; steps: a number, or
         a decreasing list of times within [0, 1]; sampler: an instance or its kind ("heun"); eta: of DDIM, which it
-        implies; guidance: 1 is off; batch_size: how many are in flight at once (memory only: it changes no bit); watch
-        is told the fraction done after every call; trace sees each query and answer of the first batch.
+        implies; guidance: 1 is off; batch_size: how many are in flight at once (memory only: it changes no bit); edit:
+        start from a picture, or keep to one (`inkwash.edit`); watch is told the fraction done after every call; trace
+        sees each query and answer of the first batch.
 
         What is None comes from the model's own settings. Raises ValueError for settings or a label that do not fit it.
         """
@@ -112,7 +115,9 @@ class Pipeline:
             raise ValueError(f"n and batch_size must be at least 1, not {n} and {batch_size}.")
         own = self._settings(steps, sampler, eta, guidance)
         labels = self._labels(n, label)
-        times = grid(own.steps if steps is None else steps, 1)
+        edit = edit or Edit()
+        times = edit.times(_from(edit.time, own.steps if steps is None else steps))
+        falls = -times.diff(dim=0).clamp(max=0).sum()  # a grid may go up as well
         check(self.model.path, self.model.target, times[:-1])
         # Batches start at multiples of the chunk, so that a picture also keeps its place in its chunk.
         block = -(-batch_size // self.chunk) * self.chunk
@@ -121,15 +126,17 @@ class Pipeline:
         for number, start in enumerate(starts):
             rows = torch.arange(start, min(n, start + block))
             cond = Condition(None if labels is None else labels[rows].to(self.device))
+            fallen, last = 0.0, times[0].mean()
 
             def told(query: Query, answer: Denoised, number: int = number) -> None:
+                nonlocal fallen, last
+                fallen, last = fallen + float((last - query.t.mean()).clamp(min=0) / falls), query.t.mean()
                 if watch is not None:
-                    here = float((times[0] - query.t).mean() / (times[0, 0] - times[-1, 0]))
-                    watch((number + here) / len(starts))
+                    watch((number + min(fallen, 1.0)) / len(starts))
                 if trace is not None and number == 0:
                     trace(query, answer)
 
-            pieces.append(self._draw(rows, cond, own, times.expand(-1, len(rows)), Philox(seed, rows), told))
+            pieces.append(self._draw(rows, cond, own, edit, times.expand(-1, len(rows)), Philox(seed, rows), told))
         if watch is not None:
             watch(1.0)
         settings = {
@@ -146,20 +153,23 @@ class Pipeline:
             "data": self.config.data,
             "trained": self.config.trained,
             "inkwash": __version__,
+            **edit.settings(),
         }
         names = () if labels is None else tuple(self.config.classes[i] if i >= 0 else "any" for i in labels.tolist())
         return Samples(self.config.codec.decode(torch.cat(pieces)).cpu().numpy(), names, settings, self.config.codec)
 
-    def _draw(self, rows: Tensor, cond: Condition, own: Sampling, times: Tensor, noise: Philox, watch: Watch) -> Tensor:
+    def _draw(
+        self, rows: Tensor, cond: Condition, own: Sampling, edit: Edit, times: Tensor, noise: Philox, watch: Watch
+    ) -> Tensor:
         """The samples of one batch, before decoding."""
         path = self.model.path
-        start = torch.empty(len(rows), *self.config.shape, device=self.device)
-        x = noise(start, 0, Stream.START) * float(path(times[0]).sigma[0])
+        z = noise(torch.empty(len(rows), *self.config.shape, device=self.device), 0, Stream.START)
+        x = edit.start(path, times[0], z, rows)
         denoiser: Denoiser = self.model if own.guidance == 1 else Guided(self.model, own.guidance)
-        denoiser = Chunked(denoiser, self.chunk)
+        denoiser = edit.denoiser(Chunked(denoiser, self.chunk), path, rows)
         if own.clip:
             denoiser = Clipped(denoiser, path)
-        return drive(own.method(path, x, times, noise), denoiser, cond, watch)
+        return drive(edit.method(own.method)(path, x, times, noise), denoiser, cond, watch)
 
     def _settings(
         self,
@@ -246,6 +256,16 @@ def find_class(classes: Sequence[str], label: str | int) -> int:
     near = [classes[by_name[m]] for m in difflib.get_close_matches(text.casefold(), by_name, 3, 0.4)]
     hint = f"Did you mean {' or '.join(near)}?" if near else f"The classes are {', '.join(classes[:20])}."
     raise ValueError(f"This model has no class {text!r}. {hint}")
+
+
+def _from(start: float, steps: int | Sequence[float]) -> Tensor:
+    """The plain grid [N+1, 1] from `start`; a list of times must begin there."""
+    times = grid(steps, 1)
+    if isinstance(steps, int):
+        return times * start
+    if start != 1 and float(times[0]) != start:
+        raise ValueError(f"This edit starts at t = {start:g}, but the times given begin at {float(times[0]):g}.")
+    return times
 
 
 def _named(kind: str) -> Any:

@@ -1,0 +1,28 @@
+"""Editing with any model: inpainting, variations, inversion, and restoring what was measured.
+
+Wrappers of a denoiser (`Inpainted`, `Posterior`), a wrapper of a sampler (`Resampled`), points to start from (`noised`,
+`invert`, `slerp`), and the four as jobs that a pipeline takes (`Vary`, `Fill`, `Restore`, `Decode`).
+"""
+
+from inkwash.edit.jobs import Decode, Edit, Fill, Restore, Vary
+from inkwash.edit.latents import clean_time, invert, noised, slerp
+from inkwash.edit.posterior import Blur, Downsample, Posterior
+from inkwash.edit.replacement import Inpainted, Resampled, repaint
+
+__all__ = [
+    "Blur",
+    "Decode",
+    "Downsample",
+    "Edit",
+    "Fill",
+    "Inpainted",
+    "Posterior",
+    "Resampled",
+    "Restore",
+    "Vary",
+    "clean_time",
+    "invert",
+    "noised",
+    "repaint",
+    "slerp",
+]
