@@ -9,9 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inkwash.kinds import from_table, to_table
+from inkwash.model import Model
 from inkwash.nets import MLP, AnyNet, UNet
 from inkwash.nets.layers import ResBlock, SelfAttention, attention, sinusoids
-from inkwash.types import Condition
+from inkwash.paths import Linear
+from inkwash.targets import V
+from inkwash.types import Condition, Query
 
 SMALL_BUT_WHOLE = UNet(patch=2, widths=(16, 32, 48), depth=1, attention=(1, 2), head_dim=16)
 
@@ -109,6 +112,36 @@ def test_a_new_net_answers_exactly_zero(net: UNet) -> None:
     y = module(draw(2, 3, 16, 24, dtype=torch.float32), times(2), times(2), Condition(torch.tensor([-1, 4])))
     assert y.shape == (2, 3, 16, 24)
     assert not y.any()
+
+
+@pytest.mark.parametrize("net", [SMALL_BUT_WHOLE, MLP(width=16, depth=2)])
+def test_the_second_output_is_a_second_head_that_leaves_the_first_as_it_was(net: UNet | MLP) -> None:
+    """The target is the first half of the channels, the variance's mix (v + 1)/2 is of the second: 1/2 at first."""
+    shape, head = ((3, 8, 16), "head") if isinstance(net, UNet) else ((4,), "last")
+    one, two = awake(net.build(shape, 0)).double(), net.build(shape, 0, 2).double()
+    x, t = draw(3, *shape), times(3) / 1000
+    learned = Model(two, Linear(), V(), learned_variance=True)
+    new = learned(Query(x, t, t), Condition()).var_mix
+    assert new is not None
+    assert torch.equal(new, torch.full_like(x, 0.5))
+    weights = one.state_dict()
+    second = {n: draw(*weights[n].shape, seed=8) for n in (f"{head}.weight", f"{head}.bias")}
+    two.load_state_dict(weights | {n: torch.cat([weights[n], w]) for n, w in second.items()})
+    c = Linear()(t)
+    y, mix = learned.predict_all(x, t, c, Condition())
+    assert torch.allclose(y, one(x, t.float() * 1000, t.float(), Condition()), rtol=0, atol=1e-12)
+    assert torch.equal(learned.predict(x, t, c, Condition()), y)
+    one.load_state_dict(weights | second)
+    v = one(x, t.float() * 1000, t.float(), Condition())
+    assert torch.allclose(mix, (v + 1) / 2, rtol=0, atol=1e-12)
+    answer = learned(Query(x, t, t), Condition())
+    assert torch.equal(answer.var_mix, mix)
+    plain = Model(one, Linear(), V())
+    assert plain(Query(x, t, t), Condition()).var_mix is None
+    assert plain.predict_all(x, t, c, Condition())[1] is None
+    channels = shape[0]
+    with pytest.raises(ValueError, match=rf"with {2 * channels} output channels.* of {channels}, .* gives {channels}"):
+        Model(one, Linear(), V(), learned_variance=True)(Query(x, t, t), Condition())
 
 
 def _symmetrised(module: nn.Module, patch: int, channels: int, axis: int) -> nn.Module:

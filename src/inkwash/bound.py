@@ -81,16 +81,6 @@ def log_variance(variance: Variance, now: Coeffs, nxt: Coeffs, pred: Denoised, b
     return like(small.log(), x) + like((large / small).log(), x) * _mix(variance, pred)
 
 
-def interpolated_variance(small: Tensor, large: Tensor, mix: Tensor) -> Tensor:
-    """The variance large^mix·small^(1 - mix), of mix's shape [B, ...]; small and large are [B], on the host (eq. 34).
-
-    It is 0 where small is 0: nothing is added on the way to sigma = 0.
-    """
-    some = small > 0
-    low, high = (torch.where(some, v, 1.0).log() for v in (small, large))
-    return like(some.double(), mix) * (like(low, mix) + like(high - low, mix) * mix).exp()
-
-
 def _mix(variance: Variance, pred: Denoised) -> Tensor:
     """Where between small (0) and large (1) the logarithm of the variance lies."""
     if variance != "learned":

@@ -84,7 +84,9 @@ class Model:
     """A network with its path, target and inputs. It is a `Denoiser`: it runs under every sampler.
 
     net: a module with the signature of `inkwash.types.Net`; autocast: the dtype to run the network in (None: its own),
-    an option of the run and not of the model. Raises ValueError for a target the path cannot be inverted with.
+    an option of the run and not of the model; learned_variance: the network gives twice the channels, and the second
+    half v, in about [-1, 1], says where between the small and the large variance each element's lies (math.md, eq. 34).
+    Raises ValueError for a target the path cannot be inverted with.
     """
 
     net: nn.Module
@@ -92,17 +94,33 @@ class Model:
     target: Target
     inputs: Inputs = field(default_factory=Plain)
     autocast: torch.dtype | None = None
+    learned_variance: bool = False
 
     def __post_init__(self) -> None:
         check(self.path, self.target, self.path.snap(torch.linspace(0.05, 0.95, 19, dtype=torch.float64)))
 
     def predict(self, x: Tensor, t: Tensor, c: Coeffs, cond: Condition) -> Tensor:
         """The network's raw prediction of the target for x [B, ...] at t [B], with c = path(t); x's shape and dtype."""
+        return self.predict_all(x, t, c, cond)[0]
+
+    def predict_all(self, x: Tensor, t: Tensor, c: Coeffs, cond: Condition) -> tuple[Tensor, Tensor | None]:
+        """As `predict`, and the variance's mix (v + 1)/2 of x's shape, or None for a model without a learned one.
+
+        Raises ValueError where a learned variance is promised and the network does not give twice the channels.
+        """
         clock = carry(self.inputs.clock(t, c), x.device, torch.float32)
         shown = like(self.inputs.scale(c), x) * x
         with torch.autocast(x.device.type, self.autocast or torch.float32, enabled=self.autocast is not None):
             y: Tensor = self.net(shown, clock, clock, cond)
-        return y.to(x.dtype)
+        if not self.learned_variance:
+            return y.to(x.dtype), None
+        if y.shape[1] != 2 * x.shape[1]:
+            raise ValueError(
+                f"A model with a learned variance needs a network with {2 * x.shape[1]} output channels for data of "
+                f"{x.shape[1]}, and this one gives {y.shape[1]}. Build it with outputs=2."
+            )
+        y, v = y.to(x.dtype).chunk(2, dim=1)
+        return y, (v + 1) / 2
 
     def __call__(self, query: Query, cond: Condition) -> Denoised:
         """Estimate data and noise in query.x. Raises ValueError for a jump (s != t), which takes a few-step model."""
@@ -112,4 +130,5 @@ class Model:
                 "from t to s. Use a sampler for ordinary models (ddim, ancestral, euler, heun)."
             )
         c = self.path(query.t)
-        return solve(c, self.target(c), query.x, self.predict(query.x, query.t, c, cond))
+        y, var_mix = self.predict_all(query.x, query.t, c, cond)
+        return solve(c, self.target(c), query.x, y)._replace(var_mix=var_mix)

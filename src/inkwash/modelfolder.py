@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path as File
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from inkwash import checkpoint
 from inkwash._version import __version__
@@ -47,7 +47,8 @@ class Config(Component):
     """All that a model is besides its weights; the content of `config.json`.
 
     shape: of one example, (C, H, W) or (D,); classes: their names in order; sampling: the settings used unless others
-    are asked for; data: the data set's name; trained: steps, images and seconds of training so far.
+    are asked for; data: the data set's name; trained: steps, images and seconds of training so far; learned_variance:
+    see `Model`.
     """
 
     shape: tuple[int, ...]
@@ -60,10 +61,17 @@ class Config(Component):
     sampling: Sampling = field(default_factory=Sampling)
     data: str = ""
     trained: dict[str, float] = field(default_factory=dict)
+    learned_variance: bool = False
 
     def build(self) -> Model:
         """The model with freshly initialised weights."""
-        return Model(self.net.build(self.shape, len(self.classes)), self.path, self.target, self.inputs)
+        return Model(self.network(), self.path, self.target, self.inputs, learned_variance=self.learned_variance)
+
+    def network(self) -> nn.Module:
+        """Its network alone."""
+        double = {"outputs": 2} if self.learned_variance else {}  # a user's net need not know of it
+        net: nn.Module = self.net.build(self.shape, len(self.classes), **double)
+        return net
 
 
 def save_model(config: Config, weights: Mapping[str, Tensor], folder: str | File) -> File:

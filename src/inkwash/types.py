@@ -197,7 +197,7 @@ class Objective(Protocol):
 
 
 class Net(Protocol):
-    """A network: (x [B, ...], t_emb [B], s_emb [B], condition) -> a tensor of x's shape.
+    """A network: (x [B, ...], t_emb [B], s_emb [B], condition) -> a tensor of x's shape, or of twice its channels.
 
     t_emb and s_emb are the model's reading of the two times (about 0 to 1000), float32.
     """

@@ -53,7 +53,7 @@ def _parameters(config: Config) -> int:
     import torch
 
     with torch.device("meta"):  # shapes without memory
-        net = config.net.build(config.shape, len(config.classes))
+        net = config.network()
     return sum(p.numel() for p in net.parameters())
 
 

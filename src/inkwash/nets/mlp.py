@@ -29,17 +29,20 @@ class MLP(Component):
             if getattr(self, name) < 1:
                 raise ValueError(f"MLP {name} is {getattr(self, name)}: it must be 1 or more.")
 
-    def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
-        """The module for vectors of shape (D,), with labels 0 .. classes - 1 (0: without labels)."""
+    def build(self, shape: tuple[int, ...], classes: int, outputs: int = 1) -> nn.Module:
+        """The module for vectors of shape (D,), with labels 0 .. classes - 1 (0: without labels).
+
+        Its answers have outputs·D numbers.
+        """
         if len(shape) != 1:
             raise ValueError(f"An MLP takes vectors (D,), not data of shape {shape}: use a UNet for pictures.")
-        return _Module(self, shape[0], classes)
+        return _Module(self, shape[0], classes, outputs)
 
 
 class _Module(nn.Module):
     """x + W2 silu((1 + scale)·W1 x + shift), `depth` times, between two linear layers; the last starts at zero."""
 
-    def __init__(self, config: MLP, features: int, classes: int) -> None:
+    def __init__(self, config: MLP, features: int, classes: int, outputs: int) -> None:
         super().__init__()
         width, depth = config.width, config.depth
         self.features = features
@@ -48,7 +51,7 @@ class _Module(nn.Module):
         self.first = nn.Linear(features, width)
         self.into = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
         self.back = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
-        self.last = zeroed(nn.Linear(width, features))
+        self.last = zeroed(nn.Linear(width, outputs * features))
 
     def forward(self, x: Tensor, t_emb: Tensor, s_emb: Tensor, cond: Condition) -> Tensor:
         """Predict the target for x [B, D] at t_emb [B]; s_emb [B] is for few-step models and is not looked at."""

@@ -57,14 +57,15 @@ class UNet(Component):
         """The same network for pictures of shape (C, H, W) with every field stated, whatever presets become later."""
         return replace(self, **vars(self._sizes(shape)))
 
-    def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
+    def build(self, shape: tuple[int, ...], classes: int, outputs: int = 1) -> nn.Module:
         """The module for pictures of shape (C, H, W), with labels 0 .. classes - 1 (0: without labels).
 
-        Raises ValueError where a side of the picture cannot be halved as often as the network does.
+        Its answers have outputs·C channels. Raises ValueError where a side of the picture cannot be halved as often as
+        the network does.
         """
         if len(shape) != 3:
             raise ValueError(f"A UNet takes pictures (channels, height, width), not data of shape {shape}: use an MLP.")
-        net = _Module(self._sizes(shape), self.dropout, shape[0], classes)
+        net = _Module(self._sizes(shape), self.dropout, shape[0], classes, outputs)
         _check_size(shape[1], shape[2], net.factor)
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's annotations
         return net
@@ -144,7 +145,7 @@ class _Module(nn.Module):
     (the 3x3 convolutions of the blocks that follow smooth it), joined to what the way down left at this level.
     """
 
-    def __init__(self, sizes: _Sizes, dropout: float, channels: int, classes: int) -> None:
+    def __init__(self, sizes: _Sizes, dropout: float, channels: int, classes: int, outputs: int) -> None:
         super().__init__()
         patch, widths, depth = sizes.patch, sizes.widths, sizes.depth
         self.channels, self.patch = channels, patch
@@ -163,7 +164,7 @@ class _Module(nn.Module):
         self.join = nn.ModuleList(nn.Conv2d(2 * w, w, 1) for w in widths[:-1])
         self.up = nn.ModuleList(level(i, depth) for i in range(last))
         self.norm = norm(widths[0])
-        self.head = zeroed(nn.Conv2d(widths[0], channels * patch**2, 3, padding=1))
+        self.head = zeroed(nn.Conv2d(widths[0], outputs * channels * patch**2, 3, padding=1))
         # One linear layer speaks to all blocks at once: many small ones would cost more in calls than in arithmetic.
         self.splits = [2 * w for w in widths[:-1] for _ in range(depth)]
         self.splits += [2 * widths[-1]] * (2 * depth)

@@ -15,7 +15,6 @@ import torch
 from inkwash import checkpoint
 from inkwash.checkpoint.atomic import flush, held
 from inkwash.kinds import to_table
-from inkwash.model import Model
 from inkwash.pictures import save_png
 from inkwash.pipeline import Pipeline
 from inkwash.recipes import Recipe, RecipeError, read_recipe, write_recipe
@@ -148,7 +147,7 @@ class Run:
 
         if len(setup.config.shape) == 1 and setup.config.shape != (2,):
             return None
-        model = Model(state.ema.net, setup.model.path, setup.model.target, setup.model.inputs, setup.model.autocast)
+        model = replace(setup.model, net=state.ema.net)
         pipe = Pipeline(state.trained(setup), model, setup.device, PREVIEW if len(setup.config.shape) == 3 else None)
         steps = min(setup.recipe.sampler.steps, PREVIEW_STEPS)
         drawn = pipe(setup.recipe.train.samples, steps=steps, seed=0)

@@ -67,6 +67,7 @@ def set_up(recipe: Recipe, dataset: Dataset, *, resumed: bool = False) -> Setup:
         classes=dataset.classes if dataset.labels is not None else (),
         sampling=recipe.sampler,
         data=dataset.name,
+        learned_variance=getattr(recipe.objective, "learns_variance", False),  # a user's objective need not say
     )
     if recipe.sampler.guidance != 1 and not config.classes:
         raise ValueError(
