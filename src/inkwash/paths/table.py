@@ -67,7 +67,7 @@ class Table(Component):
 
     def time(self, ratio: Tensor) -> Tensor:
         """The t at which sigma/alpha is `ratio`; ratios beyond the table's end give 1."""
-        angle = ratio.double().atan()
+        angle = ratio.double().atan().clamp(max=self._angles[-1])
         i = torch.searchsorted(self._angles, angle.contiguous(), right=True).sub(1).clamp(0, self.steps - 1)
         low, high = i.double() / self.steps, (i + 1).double() / self.steps
         for _ in range(55):  # bisection: the interpolant is monotone, and 55 halvings reach the last bit
@@ -75,7 +75,8 @@ class Table(Component):
             c = self(mid)
             below = torch.atan2(c.sigma, c.alpha) < angle
             low, high = torch.where(below, mid, low), torch.where(below, high, mid)
-        return torch.where(angle >= self._angles[-1], 1.0, (low + high) / 2)
+        u = (low + high) / 2 * self.steps
+        return torch.where((u - u.round()).abs() < 2e-9, u.round(), u) / self.steps  # as times near an entry are
 
     def snap(self, t: Tensor) -> Tensor:
         """The entry at or after t, i = 1..T: t uniform in (0, 1] gives i uniform in 1..T."""
