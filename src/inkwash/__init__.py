@@ -29,7 +29,18 @@ if TYPE_CHECKING:
     from inkwash.paths import CosineBetas, Linear, LinearBetas, QuadraticBetas, SigmoidBetas, Table
     from inkwash.pipeline import Pipeline, Samples, load
     from inkwash.recipes import Evaluation, Recipe, RecipeError, Train, read_recipe
-    from inkwash.samplers import Ancestral, Ddim, Euler, Heun
+    from inkwash.samplers import (
+        Adams,
+        Ancestral,
+        Ddim,
+        Deis,
+        DpmSolver,
+        Euler,
+        Heun,
+        Ipndm,
+        RungeKutta,
+        UniPC,
+    )
     from inkwash.targets import X0, Eps, Flow, V
     from inkwash.times import LogitNormal, Uniform, grid
     from inkwash.training import Progress, TrainingError, train
@@ -48,7 +59,7 @@ _WHERE = {
     "paths": ["CosineBetas", "Linear", "LinearBetas", "QuadraticBetas", "SigmoidBetas", "Table"],
     "pipeline": ["Pipeline", "Samples", "load"],
     "recipes": ["Evaluation", "Recipe", "RecipeError", "Train", "read_recipe"],
-    "samplers": ["Ancestral", "Ddim", "Euler", "Heun"],
+    "samplers": ["Adams", "Ancestral", "Ddim", "Deis", "DpmSolver", "Euler", "Heun", "Ipndm", "RungeKutta", "UniPC"],
     "targets": ["X0", "Eps", "Flow", "V"],
     "times": ["LogitNormal", "Uniform", "grid"],
     "training": ["Progress", "TrainingError", "train"],

@@ -1,0 +1,145 @@
+"""Exponential integrators in the half log-SNR lambda = ln(alpha/sigma): DPM-Solver++ and UniPC.
+
+x/sigma moves with d(x/sigma) = x0·d(e^lambda), so a step of length h = lambda_s - lambda_t is
+x_s = (sigma_s/sigma_t)·x_t + alpha_s·integral of e^(tau - h)·x0(tau) over tau from 0 to h (math.md, eq. 31), and what
+is left to approximate is the network's x0 between its answers. At alpha = 0 and sigma = 0 lambda is infinite; the step
+of order 1, which is DDIM's, is exact there in the limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from inkwash.noise import Stream
+from inkwash.samplers.multistep import corrections, pasts, remembering, used
+from inkwash.samplers.steps import Asking, ends, falling, rows, walk
+from inkwash.types import Component, Denoised, Noise, Path
+
+
+@dataclass(frozen=True)
+class DpmSolver(Component):
+    """DPM-Solver++ (Lu et al. 2022), multistep: 2M with order 2, 3M with order 3; with `sde`, its stochastic form.
+
+    With order 2 the correction has the published weight, half the one-step method's; with order 3 the polynomial
+    through the answers is integrated exactly. (The published 3M code gives the second difference half its weight and
+    is of order 2: docs/samplers.md.) The stochastic form solves the reverse SDE of the same marginals; its order 1 is
+    ancestral sampling. 3 is reached from the third step on if the first ones are short enough, else 2.
+    """
+
+    order: Literal[1, 2, 3] = 2
+    sde: bool = False
+    kind: Literal["dpm++"] = field(default="dpm++", kw_only=True, repr=False)
+
+    def __call__(self, path: Path, x: Tensor, times: Tensor, noise: Noise) -> Asking:
+        """Start sampling."""
+        if self.sde:
+            falling(times, self)
+        step = _Step.along(path, times, 2 if self.sde else 1)
+        nodes = pasts(step.start, self.order)
+        moments = step.moments(nodes)
+        if self.order == 2:
+            moments[0] = step.length * step.total / 2  # as published: the first moment to first order in h
+        weights = step.alpha[:, None] * corrections(nodes, moments, used(times, self.order))
+        carry, first = rows(step.carry, x), rows(step.alpha * step.total, x)
+        spread, random = rows(step.spread, x), (step.spread > 0).any(1).tolist()
+
+        def base(i: int, x: Tensor, pred: Denoised) -> tuple[Tensor, Tensor]:
+            x = carry[i] * x + first[i] * pred.x0
+            return x + spread[i] * noise(x, i, Stream.STEP) if random[i] else x, pred.x0
+
+        return remembering(x, times, weights, base)
+
+
+@dataclass(frozen=True)
+class UniPC(Component):
+    """UniPC (Zhao et al. 2023): a multistep predictor, and a corrector that uses the next answer for free.
+
+    order p: the predictor uses p answers, the corrector p + 1; one call a step. variant: the function B of the paper,
+    which scales the weight of a correction made of one difference: bh1 is h, bh2 is e^h - 1 (of lambda downwards).
+    From two differences on the polynomial is integrated exactly, and the variants agree.
+    """
+
+    order: Literal[1, 2, 3] = 2
+    variant: Literal["bh1", "bh2"] = "bh2"
+    kind: Literal["unipc"] = field(default="unipc", kw_only=True, repr=False)
+
+    def __call__(self, path: Path, x: Tensor, times: Tensor, noise: Noise) -> Asking:
+        """Start sampling."""
+        step, count = _Step.along(path, times, 1), used(times, self.order)
+        simple = step.length * (step.length if self.variant == "bh1" else step.total) / 2
+        old = pasts(step.start, self.order)
+        ahead = [old[0], step.start + step.length, *old[1:]]  # the corrector knows the answer at the step's end, too
+        predicting, correcting = step.moments(old), step.moments(ahead)
+        predicting[0] = torch.where(count == 2, simple, predicting[0])
+        correcting[0] = torch.where(count == 1, simple, correcting[0])
+        correctable = (step.length.isfinite() & (step.length != 0))[:, None]
+        predict = step.alpha[:, None] * corrections(old, predicting, count)
+        correct = torch.where(correctable, step.alpha[:, None] * corrections(ahead, correcting, count + 1), 0.0)
+        return self._walk(x, times, step, predict, correct)
+
+    def _walk(self, x: Tensor, times: Tensor, step: _Step, predict: Tensor, correct: Tensor) -> Asking:
+        carry, first = rows(step.carry, x), rows(step.alpha * step.total, x)
+        p, c = [rows(w, x) for w in predict.unbind(1)], [rows(w, x) for w in correct.unbind(1)]
+        history: list[Tensor] = []
+        base = x
+
+        def advance(i: int, x: Tensor, pred: Denoised) -> Tensor:
+            nonlocal base
+            if i > 0:
+                x = base
+                for w, f in zip(c, [history[0], pred.x0, *history[1:]], strict=False):
+                    x = x + w[i - 1] * f
+            history.insert(0, pred.x0)
+            del history[self.order :]
+            x = base = carry[i] * x + first[i] * pred.x0
+            for w, f in zip(p, history, strict=False):
+                x = x + w[i] * f
+            return x
+
+        return walk(x, times, advance)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """The steps of a grid, each [N, B]: where lambda starts, its length h, and the factors of x and of a constant x0.
+
+    With speed k the past is forgotten as e^(-k·h): 1 for the flow, 2 for the SDE, which adds noise of `spread`.
+    """
+
+    start: Tensor
+    length: Tensor
+    alpha: Tensor
+    carry: Tensor
+    spread: Tensor
+    total: Tensor
+    speed: int
+
+    @classmethod
+    def along(cls, path: Path, times: Tensor, speed: int) -> _Step:
+        grid, now, nxt = ends(path, times)
+        level = grid.alpha.log() - grid.sigma.log()
+        h = level.diff(dim=0)
+        forgotten = torch.exp(-(speed - 1) * h) if speed > 1 else torch.ones_like(h)
+        spread = nxt.sigma * (-torch.expm1(-2 * h)).sqrt() if speed > 1 else torch.zeros_like(h)
+        return cls(level[:-1], h, nxt.alpha, nxt.sigma / now.sigma * forgotten, spread, -torch.expm1(-speed * h), speed)
+
+    def moments(self, nodes: Sequence[Tensor]) -> list[Tensor]:
+        """The integrals of k·e^(k·(tau - h))·(tau - u_0)...(tau - u_{m-1}) over a step, m = 1, 2, ... (eq. 32).
+
+        nodes: u_0 = lambda at the start, u_1, ..., [N, B] each. From those of powers of tau, by parts.
+        """
+        powers = [self.total]
+        for p in range(1, len(nodes) + 1):
+            powers.append(self.length**p - p / self.speed * powers[-1])
+        zero = torch.zeros_like(self.length)
+        polynomial, moments = [torch.ones_like(zero)], []
+        for node in nodes:
+            raised, lowered = [zero, *polynomial], [*((self.start - node) * q for q in polynomial), zero]
+            polynomial = [a + b for a, b in zip(raised, lowered, strict=True)]
+            moments.append(torch.stack([q * m for q, m in zip(polynomial, powers, strict=False)]).sum(0))
+        return moments

@@ -1,0 +1,81 @@
+"""What samplers share: the walk along a grid, and the quantities it is described by.
+
+A sampler that asks once a step, at its start, is a function `step(i, x, pred) -> x` given to `walk`. All coefficients
+are computed once for the whole grid, [N, B] in float64, and cut into steps by `rows`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+
+import torch
+from torch import Tensor
+
+from inkwash.types import Coeffs, Denoised, Path, Query, like
+
+Asking = Generator[Query, Denoised, Tensor]
+"""A sampler at work: it yields queries, is sent answers, and returns the samples."""
+
+
+def walk(x: Tensor, times: Tensor, step: Callable[[int, Tensor, Denoised], Tensor]) -> Asking:
+    """Ask at the start of every step and go where `step` says; rows whose time does not change stay as they are.
+
+    So grids of different lengths fit into one batch, filled up with repetitions of their first or last time.
+    """
+    still = standing(times)
+    for i, t in enumerate(times[:-1].unbind()):
+        pred = yield Query(x, t, t)
+        x = held(still[i], x, step(i, x, pred))
+    return x
+
+
+def standing(times: Tensor) -> list[Tensor | None]:
+    """For each step which rows [B] do not move; None where all do, which needs no thought on the way."""
+    still = times[1:] == times[:-1]
+    return [s if some else None for s, some in zip(still, still.any(1).tolist(), strict=True)]
+
+
+def held(still: Tensor | None, x: Tensor, new: Tensor) -> Tensor:
+    """`new`, but x in the rows that stand still."""
+    return new if still is None else torch.where(like(still, x).bool(), x, new)
+
+
+def rows(c: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    """Coefficients [N, B] ready to multiply x [B, ...], one tensor a step."""
+    return like(c, x).unbind()
+
+
+def falling(times: Tensor, who: object) -> None:
+    """Raise ValueError where a grid rises: fresh noise belongs to steps towards the data."""
+    if bool((times.diff(dim=0) > 0).any()):
+        raise ValueError(
+            f"{who} adds noise on its way from noise to data and cannot follow times that rise. Use a deterministic "
+            "sampler (ddim with eta = 0, heun) to encode, or Resampled for a grid that goes up and down."
+        )
+
+
+def ends(path: Path, times: Tensor) -> tuple[Coeffs, Coeffs, Coeffs]:
+    """A grid's coefficients [N+1, B], and those at the start and at the end of every step, [N, B]."""
+    grid = path(times)
+    return grid, grid.at(slice(None, -1)), grid.at(slice(1, None))
+
+
+def slopes(path: Path, times: Tensor, used: Tensor) -> Coeffs:
+    """The coefficients at times [N, B], for a solver that needs the derivatives where `used` [N, B] says.
+
+    Raises ValueError where one of those is infinite: nothing can be integrated in t there.
+    """
+    c = path(times)
+    bad = used & ~(c.dalpha.isfinite() & c.dsigma.isfinite())
+    if bool(bad.any()):
+        raise ValueError(
+            f"alpha' or sigma' of {path} is infinite at t = {float(times[bad][0]):.6g}, where a solver in t cannot "
+            "start. Use one that needs no derivatives (ddim, dpm++, unipc, deis), or a grid without that time."
+        )
+    return c
+
+
+def velocities(c: Coeffs, x: Tensor) -> Callable[[int, Denoised], Tensor]:
+    """dx/dt along the path through the estimates, at step i (math.md, eq. 12)."""
+    dalpha, dsigma = rows(c.dalpha, x), rows(c.dsigma, x)
+    return lambda i, pred: dalpha[i] * pred.x0 + dsigma[i] * pred.eps
