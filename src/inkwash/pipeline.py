@@ -19,7 +19,7 @@ from inkwash._version import __version__
 from inkwash.codec import AnyCodec, Pixels
 from inkwash.device import pick_device
 from inkwash.drive import Watch, drive
-from inkwash.edit import Edit
+from inkwash.edit import Edit, clean_time, invert
 from inkwash.guidance import Chunked, Clipped, Guided
 from inkwash.kinds import from_table, kinds_of, to_table
 from inkwash.model import Model
@@ -113,7 +113,7 @@ class Pipeline:
         """
         if n < 1 or batch_size < 1:
             raise ValueError(f"n and batch_size must be at least 1, not {n} and {batch_size}.")
-        own = self._settings(steps, sampler, eta, guidance)
+        own = self.settings(steps, sampler, eta, guidance)
         labels = self._labels(n, label)
         edit = edit or Edit()
         times = edit.times(_from(edit.time, own.steps if steps is None else steps))
@@ -158,6 +158,31 @@ class Pipeline:
         names = () if labels is None else tuple(self.config.classes[i] if i >= 0 else "any" for i in labels.tolist())
         return Samples(self.config.codec.decode(torch.cat(pieces)).cpu().numpy(), names, settings, self.config.codec)
 
+    def encode(
+        self,
+        x0: Tensor,
+        *,
+        label: str | int | Sequence[str | int] | None = -1,
+        steps: int | None = None,
+        sampler: Sampler | str | None = None,
+        time: float = 1.0,
+    ) -> Tensor:
+        """The latents at `time` from which sampling leads back to x0 [n, C, H, W] in [-1, 1]: see `edit.invert`.
+
+        label: as in a call; -1, the default, is any class, also for models without classes. Without guidance. Give them
+        back with `edit=Decode(latents, time)`. Raises ValueError as a call does, and for a sampler that draws noise.
+        """
+        n, path = len(x0), self.model.path
+        own = self.settings(steps, sampler, None, 1.0)
+        labels = self._labels(n, label if self.config.classes or label != -1 else None)
+        first = clean_time(path)
+        if not first < time <= 1:
+            raise ValueError(f"time = {time} must lie between {first:.3g}, where this path is clean, and 1.")
+        times = torch.linspace(first, time, own.steps + 1, dtype=torch.float64)[:, None].expand(-1, n)
+        check(path, self.model.target, times)
+        cond = Condition(None if labels is None else labels.to(self.device))
+        return invert(own.method, Chunked(self.model, self.chunk), path, x0.to(self.device), times, cond)
+
     def _draw(
         self, rows: Tensor, cond: Condition, own: Sampling, edit: Edit, times: Tensor, noise: Philox, watch: Watch
     ) -> Tensor:
@@ -171,7 +196,7 @@ class Pipeline:
             denoiser = Clipped(denoiser, path)
         return drive(edit.method(own.method)(path, x, times, noise), denoiser, cond, watch)
 
-    def _settings(
+    def settings(
         self,
         steps: int | Sequence[float] | None,
         sampler: Sampler | str | None,

@@ -5,7 +5,7 @@ Wrappers of a denoiser (`Inpainted`, `Posterior`), a wrapper of a sampler (`Resa
 """
 
 from inkwash.edit.jobs import Decode, Edit, Fill, Restore, Vary
-from inkwash.edit.latents import clean_time, invert, noised, slerp
+from inkwash.edit.latents import check_deterministic, clean_time, invert, noised, slerp
 from inkwash.edit.posterior import Blur, Downsample, Posterior
 from inkwash.edit.replacement import Inpainted, Resampled, repaint
 
@@ -20,6 +20,7 @@ __all__ = [
     "Resampled",
     "Restore",
     "Vary",
+    "check_deterministic",
     "clean_time",
     "invert",
     "noised",

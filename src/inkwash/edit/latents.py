@@ -39,11 +39,14 @@ def invert(method: Sampler, denoiser: Denoiser, path: Path, x0: Tensor, times: T
             f"Inversion needs times that increase from above 0, but they are {times[:, 0].tolist()}. "
             f"Begin at {clean_time(path):.3g}, for example, where this path has next to no noise."
         )
-    # Downwards, on nothing: a method that adds noise asks for it here. Upwards it would have none to add, and be wrong.
-    still = times.flip(0)[:, :1]
-    drive(method(path, torch.zeros(1, 1), still, _Silence()), _nothing, Condition())
+    check_deterministic(method, path, times.flip(0))  # upwards it would have no noise to add, and be wrong
     start = like(path(times[0]).alpha, x0) * x0
     return drive(method(path, start, times, _Silence()), denoiser, cond)
+
+
+def check_deterministic(method: Sampler, path: Path, times: Tensor) -> None:
+    """Raise ValueError for a sampler that draws noise on this falling grid [N+1, B]: it is run once, on zeros."""
+    drive(method(path, torch.zeros(1, 1), times[:, :1], _Silence()), _nothing, Condition())
 
 
 def slerp(a: Tensor, b: Tensor, share: float | Tensor) -> Tensor:
@@ -73,8 +76,8 @@ class _Silence:
 
     def __call__(self, like: Tensor, step: int, stream: int) -> Tensor:
         raise ValueError(
-            "Inversion needs a deterministic sampler, and this one draws noise at every step: the way back is not the "
-            "way there. Take heun, euler, or ddim with eta = 0."
+            "This takes a deterministic sampler, and this one draws fresh noise: what it makes is not a function of "
+            "where it starts. Take heun, euler, or ddim with eta = 0."
         )
 
     def uniform(self, step: int, stream: int) -> Tensor:
