@@ -1,0 +1,148 @@
+"""Pictures for a model to edit: read at its size, drawn between two others, and shown beside what became of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path as File
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inkwash import pictures
+from inkwash.codec import Pixels, Scaled, codec_for
+from inkwash.edit import Decode, check_deterministic, slerp
+from inkwash.modelfolder import Config
+from inkwash.noise import Philox, Stream
+from inkwash.times import grid
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from inkwash.data.decode import Framing
+    from inkwash.pipeline import Pipeline, Samples
+
+MAX_PIXELS = 100_000_000
+"""A picture with more is refused before it is decoded."""
+
+
+def read_picture(source: str, config: Config, *, shrink: int = 1, split: Literal["train", "test"] = "train") -> Tensor:
+    """A picture as the model sees it, [1, C, H, W] in [-1, 1]: the middle of it, brought to the model's size.
+
+    source: a picture file, or SOURCE:INDEX, a picture of a data set ("fashion-mnist:7"). shrink: H and W are this many
+    times smaller than the model's. Raises ValueError where there is no such picture, or it does not fit the model.
+    """
+    if len(config.shape) != 3:
+        raise ValueError(f"This model draws vectors of {config.shape[0]} numbers; editing is for models of pictures.")
+    from inkwash.data.decode import fit
+
+    channels, height, width = config.shape
+    if height % shrink or width % shrink:
+        raise ValueError(
+            f"This model's pictures, {height}x{width}, cannot be {shrink} times smaller: not a whole size."
+        )
+    frame = _framing(height // shrink, width // shrink, channels)
+    file = File(source).expanduser()
+    if not file.exists() and (match := re.fullmatch(r"(.+):(\d+)", source)):
+        from inkwash.data import DataSpec, load
+
+        data = load(DataSpec(match[1], split=split))
+        if data.images.ndim != 4:
+            raise ValueError(f"{match[1]} holds points; editing is for pictures.")
+        if int(match[2]) >= len(data):
+            raise ValueError(f"{source} is not there: the pictures of {data.name} are 0 to {len(data) - 1}.")
+        codec = codec_for(data.images[:1]) if data.images.dtype == "uint8" else _scale(config, data.images)
+        return codec.encode(torch.from_numpy(np.array(fit(data.images[int(match[2])], frame))[None]))
+    return Pixels().encode(torch.from_numpy(_decoded(source, file, frame))[None])
+
+
+def read_mask(file: File, config: Config) -> Tensor:
+    """What of a picture is known, [1, 1, H, W] in [0, 1]: 0 where the mask is white, 1 where it is black.
+
+    It is brought to the model's size as the picture is. Raises ValueError for a file that is no picture, or a mask
+    without any white.
+    """
+    _, height, width = config.shape
+    known = 1 - torch.from_numpy(_decoded(str(file), file, _framing(height, width, 1))[None, ..., 0]).float() / 255
+    if bool((known == 1).all()):
+        raise ValueError(f"{file} has no white in it, and what is white is drawn anew. Paint a part of it white.")
+    return known[:, None]
+
+
+def between(
+    pipe: Pipeline,
+    ends: tuple[Tensor, Tensor],
+    n: int,
+    *,
+    label: str | int = -1,
+    **settings: Any,
+) -> Samples:
+    """n pictures along the arc between two latents, each [C, H, W] at t = 1 (`slerp`), both ends included.
+
+    settings: sampler, steps, guidance and watch, as in a pipeline's call. Raises ValueError for n < 2 and for a
+    sampler that draws noise.
+    """
+    if n < 2:
+        raise ValueError(f"n = {n} pictures cannot include both ends: ask for 2 or more.")
+    own = pipe.settings(settings.get("steps"), settings.get("sampler"), None, settings.get("guidance"))
+    check_deterministic(own.method, pipe.model.path, grid(own.steps, 1))
+    latents = slerp(*ends, torch.linspace(0, 1, n, dtype=torch.float64))
+    return pipe(n, label=label if pipe.config.classes else None, edit=Decode(latents), **settings)
+
+
+def seed_latent(pipe: Pipeline, seed: int) -> Tensor:
+    """The latent [C, H, W] from which a pipeline draws the first picture of a seed."""
+    like = torch.empty(1, *pipe.config.shape, device=pipe.device)
+    sigma = float(pipe.model.path(torch.ones(1, dtype=torch.float64)).sigma)
+    return Philox(seed, torch.zeros(1, dtype=torch.int64))(like, 0, Stream.START)[0] * sigma
+
+
+def beside(shown: Sequence[tuple[str, Tensor]], samples: Samples, captions: Sequence[str], title: str = "") -> Image:
+    """What was given, each [1, C, h, w] in [-1, 1] with its caption, and what became of it, on one sheet.
+
+    Smaller pictures, such as measurements, are shown at the samples' size, in squares.
+    """
+    results = samples.pictures()
+    height, width = results.shape[1:3]
+    given = []
+    for _, x in shown:
+        u = Pixels().decode(x).numpy()
+        u = u.repeat(height // u.shape[1], 1).repeat(width // u.shape[2], 2)
+        given.append(u if u.shape[3] == results.shape[3] else u[..., :1].repeat(results.shape[3], 3))
+    return _page(np.concatenate([*given, results]), [*(caption for caption, _ in shown), *captions], title)
+
+
+def _page(images: np.ndarray, captions: Sequence[str], title: str) -> Image:
+    return pictures.strip(images, captions, scale=max(1, round(96 / max(images.shape[1:3]))), title=title or None)
+
+
+def _framing(height: int, width: int, channels: int) -> Framing:
+    from inkwash.data.decode import Framing
+
+    return Framing(height, width, channels, "crop", (255, 255, 255), MAX_PIXELS)
+
+
+def _decoded(name: str, file: File, frame: Framing) -> np.ndarray:
+    """A picture file [H, W, C] uint8."""
+    from PIL import UnidentifiedImageError
+
+    from inkwash.data.decode import decode
+
+    if not file.is_file():
+        hint = "is a folder" if file.is_dir() else "is not there"
+        raise ValueError(f"{name} {hint}. Give a picture file, or a picture of a data set, as in fashion-mnist:7.")
+    if frame.channels not in (1, 3, 4):
+        raise ValueError(f"This model's pictures have {frame.channels} channels, which no picture file has.")
+    try:
+        return np.array(decode(file, frame)[0])
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{name} is not a picture that can be read. Give a PNG or a JPEG.") from error
+
+
+def _scale(config: Config, images: np.ndarray) -> Scaled:
+    """What brings floats to [-1, 1]: the model's own scale, where it has one."""
+    codec = config.codec if isinstance(config.codec, Scaled) else codec_for(images)
+    assert isinstance(codec, Scaled)
+    return codec
