@@ -12,20 +12,37 @@ from pydantic import ValidationError
 
 import inkwash
 from inkwash.codec import AnyCodec, Standard
+from inkwash.grids import AnyGrid, Even, Karras, Leading, Linspace, Listed, LogSnr, Quadratic, Trailing
 from inkwash.kinds import OneOf, from_table, kinds_of, members_of, to_table
-from inkwash.model import AnyInputs, Indexed, Plain, UnitVariance
+from inkwash.model import AnyInputs, EdmInputs, Indexed, Plain, UnitVariance
 from inkwash.nets import AnyNet
 from inkwash.objectives import AnyObjective, Regression
 from inkwash.optim import AnyOptim
-from inkwash.paths import AnyPath, Betas, CosineBetas, Linear, LinearBetas, QuadraticBetas, SigmoidBetas, Table
+from inkwash.paths import (
+    VE,
+    VP,
+    AnyPath,
+    AnySchedule,
+    Betas,
+    CosineBetas,
+    CosineSchedule,
+    Linear,
+    LinearBetas,
+    LinearSchedule,
+    QuadraticBetas,
+    Shifted,
+    SigmoidBetas,
+    SigmoidSchedule,
+    Table,
+)
 from inkwash.samplers import Ancestral, AnySampler, Ddim, Euler, Heun
-from inkwash.targets import X0, AnyTarget, Eps, Flow, V
+from inkwash.targets import X0, AnyTarget, Edm, Eps, Flow, V
 from inkwash.times import AnyDensity, LogitNormal, Uniform
 from inkwash.types import Component
 
 SETTINGS: list[tuple[Any, Any]] = [
-    *((AnyTarget, t) for t in (X0(), Eps(), V(), Flow())),
-    *((AnyInputs, i) for i in (Plain(), Indexed(200), UnitVariance(0.3))),
+    *((AnyTarget, t) for t in (X0(), Eps(), V(), Flow(), Edm(0.7))),
+    *((AnyInputs, i) for i in (Plain(), Indexed(200), UnitVariance(0.3), EdmInputs(0.3))),
     *((AnyDensity, d) for d in (Uniform(False), LogitNormal(-0.4, 1.3, stratified=False))),
     *((AnySampler, s) for s in (Ddim(0.5, "large"), Ancestral("large"), Euler(), Heun())),
     (AnyObjective, Regression("huber", LogitNormal(0.1, 2.0))),
@@ -36,10 +53,19 @@ SETTINGS: list[tuple[Any, Any]] = [
     (AnyPath, Table(QuadraticBetas(10, end=0.1))),
     (AnyPath, Table(SigmoidBetas(10, start=1e-3))),
     (AnyPath, Table([0.1, 0.25, 0.5])),
+    (AnyPath, Table(CosineBetas(9), zero_snr=True)),
+    (AnyPath, VE(50.0)),
+    (AnyPath, VP(CosineSchedule())),
+    (AnyPath, VP(SigmoidSchedule(4.0, -2.0))),
+    (AnyPath, Shifted(VP(LinearSchedule(0.2, 15.0)), 3.0)),
+    *((AnyGrid, g) for g in (Even(), Quadratic(), Leading(200), Linspace(7), Trailing(50), Listed([0.9, 0.5, 0.0]))),
+    *((AnyGrid, g) for g in (Karras(0.01, 50.0, 5.0), LogSnr(0.01, 50.0))),
 ]
 UNIONS = {
     "path": AnyPath,
     "betas": Betas,
+    "schedule": AnySchedule,
+    "grid": AnyGrid,
     "target": AnyTarget,
     "inputs": AnyInputs,
     "density": AnyDensity,
@@ -203,6 +229,6 @@ def test_none_is_left_out_and_lists_are_plain() -> None:
     assert table.pop("kind").endswith("Parts")
     linear = {"kind": "linear"}
     assert table == {
-        "many": [linear, {"betas": [0.5], "kind": "table"}],
+        "many": [linear, {"betas": [0.5], "zero_snr": False, "kind": "table"}],
         "named": {"a": linear, "b": [1, 2]},
     }

@@ -19,14 +19,28 @@ from inkwash._version import __version__
 if TYPE_CHECKING:
     from inkwash.checkpoint import CheckpointError
     from inkwash.data import Dataset, DataSpec
-    from inkwash.guidance import Chunked, Clipped, Guided
-    from inkwash.model import Indexed, Model, Plain, UnitVariance
+    from inkwash.grids import Even, Karras, Leading, Linspace, Listed, LogSnr, Quadratic, Trailing
+    from inkwash.guidance import Along, Chunked, Clipped, Guided
+    from inkwash.model import EdmInputs, Indexed, Model, Plain, UnitVariance
     from inkwash.modelfolder import Config, Sampling
     from inkwash.nets import MLP, UNet
     from inkwash.noise import Philox
     from inkwash.objectives import Regression, Unweighted
     from inkwash.optim import AdamW, Muon, Schedule
-    from inkwash.paths import CosineBetas, Linear, LinearBetas, QuadraticBetas, SigmoidBetas, Table
+    from inkwash.paths import (
+        VE,
+        VP,
+        CosineBetas,
+        CosineSchedule,
+        Linear,
+        LinearBetas,
+        LinearSchedule,
+        QuadraticBetas,
+        Shifted,
+        SigmoidBetas,
+        SigmoidSchedule,
+        Table,
+    )
     from inkwash.pipeline import Pipeline, Samples, load
     from inkwash.recipes import Evaluation, Recipe, RecipeError, Train, read_recipe
     from inkwash.samplers import (
@@ -41,7 +55,7 @@ if TYPE_CHECKING:
         RungeKutta,
         UniPC,
     )
-    from inkwash.targets import X0, Eps, Flow, V
+    from inkwash.targets import X0, Edm, Eps, Flow, V
     from inkwash.times import LogitNormal, Uniform, grid
     from inkwash.training import Progress, TrainingError, train
     from inkwash.types import Batch, Coeffs, Condition, Denoised, Query
@@ -49,18 +63,22 @@ if TYPE_CHECKING:
 _WHERE = {
     "checkpoint": ["CheckpointError"],
     "data": ["DataSpec", "Dataset"],
-    "guidance": ["Chunked", "Clipped", "Guided"],
-    "model": ["Indexed", "Model", "Plain", "UnitVariance"],
+    "grids": ["Even", "Karras", "Leading", "Linspace", "Listed", "LogSnr", "Quadratic", "Trailing"],
+    "guidance": ["Along", "Chunked", "Clipped", "Guided"],
+    "model": ["EdmInputs", "Indexed", "Model", "Plain", "UnitVariance"],
     "modelfolder": ["Config", "Sampling"],
     "nets": ["MLP", "UNet"],
     "noise": ["Philox"],
     "objectives": ["Regression", "Unweighted"],
     "optim": ["AdamW", "Muon", "Schedule"],
-    "paths": ["CosineBetas", "Linear", "LinearBetas", "QuadraticBetas", "SigmoidBetas", "Table"],
+    "paths": [
+        *("CosineBetas", "CosineSchedule", "Linear", "LinearBetas", "LinearSchedule", "QuadraticBetas", "Shifted"),
+        *("SigmoidBetas", "SigmoidSchedule", "Table", "VE", "VP"),
+    ],
     "pipeline": ["Pipeline", "Samples", "load"],
     "recipes": ["Evaluation", "Recipe", "RecipeError", "Train", "read_recipe"],
     "samplers": ["Adams", "Ancestral", "Ddim", "Deis", "DpmSolver", "Euler", "Heun", "Ipndm", "RungeKutta", "UniPC"],
-    "targets": ["X0", "Eps", "Flow", "V"],
+    "targets": ["X0", "Edm", "Eps", "Flow", "V"],
     "times": ["LogitNormal", "Uniform", "grid"],
     "training": ["Progress", "TrainingError", "train"],
     "types": ["Batch", "Coeffs", "Condition", "Denoised", "Query"],

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from inkwash.kinds import OneOf
-from inkwash.targets import check, solve
+from inkwash.paths import ratio
+from inkwash.targets import check, estimates, inverse, trained_times
 from inkwash.types import Coeffs, Component, Condition, Denoised, Path, Query, Target, carry, like
 
 
@@ -75,8 +77,40 @@ class UnitVariance(Component):
         return 1000 * t
 
 
-AnyInputs = Annotated[Plain | Indexed | UnitVariance, OneOf()]
+@dataclass(frozen=True)
+class EdmInputs(Component):
+    """x divided by its standard deviation, and 250·ln(sigma/alpha): Karras et al.'s c_in, and 1000 times their c_noise.
+
+    The clock reads the noise-to-signal ratio instead of t, kept within [1e-4, 1e4], so within about ±2303.
+    data_std: the data's standard deviation, after the codec. Raises ValueError where it is not more than 0.
+    """
+
+    data_std: float = 0.5
+    kind: Literal["edm"] = field(default="edm", kw_only=True, repr=False)
+
+    def __post_init__(self) -> None:
+        if not (self.data_std > 0 and math.isfinite(self.data_std)):
+            raise ValueError(f"data_std = {self.data_std} must be a deviation, more than 0. EDM's is 0.5.")
+
+    def scale(self, c: Coeffs) -> Tensor:
+        """1/sqrt(alpha²·data_std² + sigma²)."""
+        return (c.alpha**2 * self.data_std**2 + c.sigma**2).rsqrt()
+
+    def clock(self, t: Tensor, c: Coeffs) -> Tensor:
+        """250·ln(sigma/alpha), finite at both ends."""
+        return 250 * ratio(c).clamp(1e-4, 1e4).log()
+
+
+AnyInputs = Annotated[Plain | Indexed | UnitVariance | EdmInputs, OneOf()]
 """Inputs as a recipe names them."""
+
+
+class Known(NamedTuple):
+    """What a model needs to know about times: the factors of `targets.estimates`, of its input, and its clock."""
+
+    factors: Tensor
+    scale: Tensor
+    clock: Tensor
 
 
 @dataclass
@@ -97,7 +131,7 @@ class Model:
     learned_variance: bool = False
 
     def __post_init__(self) -> None:
-        check(self.path, self.target, self.path.snap(torch.linspace(0.05, 0.95, 19, dtype=torch.float64)))
+        check(self.path, self.target, trained_times(self.path))
 
     def predict(self, x: Tensor, t: Tensor, c: Coeffs, cond: Condition) -> Tensor:
         """The network's raw prediction of the target for x [B, ...] at t [B], with c = path(t); x's shape and dtype."""
@@ -109,9 +143,31 @@ class Model:
         Raises ValueError where a learned variance is promised and the network does not give twice the channels.
         """
         clock = carry(self.inputs.clock(t, c), x.device, torch.float32)
-        shown = like(self.inputs.scale(c), x) * x
+        return self._run(x, like(self.inputs.scale(c), x), clock, cond)
+
+    def known(self, t: Tensor, x: Tensor) -> Known:
+        """What the model needs to know about the times t [B] to answer queries like x, which may have other rows."""
+        c = self.path(t)
+        clock = carry(self.inputs.clock(t, c), x.device, torch.float32)
+        return Known(like(inverse(c, self.target(c)), x), like(self.inputs.scale(c), x), clock)
+
+    def answer(self, known: Known, query: Query, cond: Condition) -> Denoised:
+        """As a call, where the times are known already: for each row [B] of the query, or one [1] for all."""
+        if query.s is not query.t and not torch.equal(query.s, query.t):
+            raise ValueError(
+                "This model knows the velocity at a time, not the mean velocity between two: it cannot answer a jump "
+                "from t to s. Use a sampler for ordinary models (ddim, dpm++, heun)."
+            )
+        y, var_mix = self._run(query.x, known.scale, known.clock.expand(len(query.x)), cond)
+        return estimates(known.factors, query.x, y)._replace(var_mix=var_mix)
+
+    def __call__(self, query: Query, cond: Condition) -> Denoised:
+        """Estimate data and noise in query.x. Raises ValueError for a jump (s != t), which takes a few-step model."""
+        return self.answer(self.known(query.t, query.x), query, cond)
+
+    def _run(self, x: Tensor, scale: Tensor, clock: Tensor, cond: Condition) -> tuple[Tensor, Tensor | None]:
         with torch.autocast(x.device.type, self.autocast or torch.float32, enabled=self.autocast is not None):
-            y: Tensor = self.net(shown, clock, clock, cond)
+            y: Tensor = self.net(scale * x, clock, clock, cond)
         if not self.learned_variance:
             return y.to(x.dtype), None
         if y.shape[1] != 2 * x.shape[1]:
@@ -122,13 +178,24 @@ class Model:
         y, v = y.to(x.dtype).chunk(2, dim=1)
         return y, (v + 1) / 2
 
+
+class Prepared:
+    """A model that has looked at the times of a grid once, and looks them up when it is asked about them.
+
+    The answers are the model's own. times: [N]; x: any tensor of the samples' shape, dtype and device.
+    """
+
+    def __init__(self, model: Model, times: Tensor, x: Tensor) -> None:
+        self.model = model
+        self.place = {t: i for i, t in enumerate(times.tolist())}
+        self.known = model.known(times, x)
+
     def __call__(self, query: Query, cond: Condition) -> Denoised:
-        """Estimate data and noise in query.x. Raises ValueError for a jump (s != t), which takes a few-step model."""
-        if query.s is not query.t and not torch.equal(query.s, query.t):
-            raise ValueError(
-                "This model knows the velocity at a time, not the mean velocity between two: it cannot answer a jump "
-                "from t to s. Use a sampler for ordinary models (ddim, ancestral, euler, heun)."
-            )
-        c = self.path(query.t)
-        y, var_mix = self.predict_all(query.x, query.t, c, cond)
-        return solve(c, self.target(c), query.x, y)._replace(var_mix=var_mix)
+        """Estimate data and noise in query.x; at times of no row of the grid, as the model does."""
+        places = [self.place.get(t) for t in query.t.tolist()]
+        first = places[0]
+        if first is None or None in places:
+            return self.model(query, cond)
+        rows = slice(first, first + 1) if places.count(first) == len(places) else torch.tensor(places)
+        factors, scale, clock = self.known
+        return self.model.answer(Known(factors[:, rows], scale[rows], clock[rows]), query, cond)

@@ -7,6 +7,7 @@ With x = alpha·x0 + sigma·eps and det = alpha·b - sigma·a (math.md, eq. 9):
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor
 
 from inkwash.kinds import OneOf
-from inkwash.types import Coeffs, Component, Denoised, Path, Target
+from inkwash.paths import is_table
+from inkwash.types import Coeffs, Component, Denoised, Path, Target, like
 
 
 @dataclass(frozen=True)
@@ -61,28 +63,59 @@ class Flow(Component):
         return c.dalpha, c.dsigma
 
 
-AnyTarget = Annotated[X0 | Eps | V | Flow, OneOf()]
+@dataclass(frozen=True)
+class Edm(Component):
+    """EDM's F: (a, b) = (sigma, -alpha·sd²)/(sd·S), S² = alpha²·sd² + sigma² (Karras et al. 2022; math.md, eq. 28).
+
+    It has unit variance at every time for data of deviation sd = data_std, and det = -S/sd: never singular. On `VE`,
+    with `EdmInputs`, the model's x0 is their D = c_skip·x + c_out·F(c_in·x). Raises ValueError for a data_std that is
+    not more than 0.
+    """
+
+    data_std: float = 0.5
+    kind: Literal["edm"] = field(default="edm", kw_only=True, repr=False)
+
+    def __post_init__(self) -> None:
+        if not (self.data_std > 0 and math.isfinite(self.data_std)):
+            raise ValueError(f"data_std = {self.data_std} must be a deviation, more than 0. EDM's is 0.5.")
+
+    def __call__(self, c: Coeffs) -> tuple[Tensor, Tensor]:
+        """The coefficients (a, b)."""
+        scale = self.data_std * (c.alpha**2 * self.data_std**2 + c.sigma**2).sqrt()
+        return c.sigma / scale, -c.alpha * self.data_std**2 / scale
+
+
+AnyTarget = Annotated[X0 | Eps | V | Flow | Edm, OneOf()]
 """A target as a recipe names it."""
 
 
 def solve(c: Coeffs, ab: tuple[Tensor, Tensor], x: Tensor, y: Tensor) -> Denoised:
     """Data and noise from x [B, ...] and a prediction y of its shape: c = path(t) and ab = target(c), each [B]."""
+    return estimates(like(inverse(c, ab), x), x, y)
+
+
+def inverse(c: Coeffs, ab: tuple[Tensor, Tensor]) -> Tensor:
+    """The factors of x and y in x0, and of x and y in eps: [4, B] float64, for c and ab of shape [B]."""
     a, b = ab
     det = c.alpha * b - c.sigma * a
-    rows = torch.stack([b / det, -c.sigma / det, -a / det, c.alpha / det])  # in float64, before the cast
-    xx, xy, ex, ey = rows.to(device=x.device, dtype=x.dtype).reshape(4, -1, *(1,) * (x.ndim - 1))
+    return torch.stack([b / det, -c.sigma / det, -a / det, c.alpha / det])
+
+
+def estimates(factors: Tensor, x: Tensor, y: Tensor) -> Denoised:
+    """Data and noise from the factors [4, B, 1, ...] that `inverse` gives, once they are x's in dtype and device."""
+    xx, xy, ex, ey = factors.unbind()
     return Denoised(x0=xx * x + xy * y, eps=ex * x + ey * y)
 
 
 def check(path: Path, target: Target, times: Tensor) -> None:
     """Raise ValueError where `target` cannot be turned into data and noise at `times`, or cannot be trained on `path`.
 
-    eps is singular at alpha = 0, x0 at sigma = 0, v and linear flow never. A target made of derivatives is refused on
-    a table, which has them only by interpolation, and wherever they are infinite.
+    eps is singular at alpha = 0, x0 at sigma = 0, v, EDM's F and linear flow never. A target made of derivatives is
+    refused on a table, which has them only by interpolation, and wherever they are infinite.
     """
     c = path(times)
     probe = target(c._replace(dalpha=torch.full_like(c.alpha, torch.nan), dsigma=torch.full_like(c.alpha, torch.nan)))
-    if any(p.isnan().any() for p in probe) and _is_table(path, times):
+    if any(p.isnan().any() for p in probe) and is_table(path):
         raise ValueError(
             f"{target} is made of the path's time derivatives, and {type(path).__name__} has none at its entries "
             "(only an interpolation). Use target v, eps or x0 on a table, or the linear path for flow."
@@ -92,16 +125,19 @@ def check(path: Path, target: Target, times: Tensor) -> None:
     bad = ((det.abs() < 1e-12) | ~det.isfinite()).flatten().nonzero()
     if bad.numel():
         i = int(bad[0])
-        at = f"t = {float(times.flatten()[i]):.6g} (alpha = {float(c.alpha.flatten()[i]):.3g}, "
-        at += f"sigma = {float(c.sigma.flatten()[i]):.3g})"
+        alpha, sigma = float(c.alpha.flatten()[i]), float(c.sigma.flatten()[i])
+        why = "There x is noise alone, and the noise says nothing of the data. " if alpha == 0 else ""
         raise ValueError(
-            f"{target} does not determine data and noise at {at} of {path}: alpha·b - sigma·a = "
-            f"{float(det.flatten()[i]):.3g}. Use a target that does (v, or flow on the linear path), "
-            "or a grid without that time."
+            f"{target} does not determine data and noise at t = {float(times.flatten()[i]):.6g} (alpha = {alpha:.3g}, "
+            f"sigma = {sigma:.3g}) of {path}: alpha·b - sigma·a = {float(det.flatten()[i]):.3g}. {why}"
+            "Use a target that does (v, or flow on the linear path), or a grid without that time."
         )
 
 
-def _is_table(path: Path, times: Tensor) -> bool:
-    """Whether the path is defined only at isolated times: then snapping moves a time that is not one of them."""
-    between = torch.tensor([0.123456789, 0.618033989], dtype=torch.float64)
-    return not torch.equal(path.snap(between), between)
+def trained_times(path: Path) -> Tensor:
+    """Times that stand for those at which a model on `path` is trained: to `check` a target before it is.
+
+    The last is just below 1: on a table that is the last entry, while `Linear` is never trained at t = 1 itself.
+    """
+    times = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
+    return path.snap(torch.cat([times, times.new_tensor([1 - 1e-6])]))

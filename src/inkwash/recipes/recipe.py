@@ -15,7 +15,7 @@ from inkwash.nets import AnyNet, UNet
 from inkwash.objectives import AnyObjective, Regression
 from inkwash.optim import AnyOptim, Muon
 from inkwash.paths import AnyPath, Linear, Table
-from inkwash.targets import AnyTarget, Flow, check
+from inkwash.targets import AnyTarget, Flow, check, trained_times
 from inkwash.times import grid
 from inkwash.types import Component
 
@@ -116,8 +116,7 @@ class Recipe(Component):
 
     def _misfits(self) -> Iterator[str]:
         """What cannot work together, found without the data: it must be told before anything heavy is done."""
-        trained = self.path.snap(torch.linspace(0.05, 0.95, 19, dtype=torch.float64))
-        for times in (trained, grid(self.sampler.steps, 1)[:-1]):
+        for times in (trained_times(self.path), grid(self.sampler.steps, 1)[:-1]):
             try:
                 check(self.path, self.target, times)
             except ValueError as error:

@@ -11,11 +11,12 @@ from inkwash import checkpoint
 from inkwash.codec import Codec, codec_for
 from inkwash.data import Dataset
 from inkwash.device import autocast_dtype, keep_memory, pick_device
-from inkwash.model import Indexed, Model, UnitVariance
+from inkwash.model import AnyInputs, EdmInputs, Indexed, Model, UnitVariance
 from inkwash.modelfolder import Config, find_model
 from inkwash.nets import MLP, UNet
-from inkwash.paths import Table
+from inkwash.paths import VE, Table
 from inkwash.recipes import Recipe
+from inkwash.targets import Edm
 from inkwash.types import Batch, Condition
 
 
@@ -47,12 +48,7 @@ def set_up(recipe: Recipe, dataset: Dataset, *, resumed: bool = False) -> Setup:
     net = recipe.net or (UNet() if len(dataset.shape) == 3 else MLP())
     if isinstance(net, UNet):
         net = net.resolve(dataset.shape)
-    if recipe.inputs is not None:
-        inputs = recipe.inputs
-    elif isinstance(recipe.path, Table):
-        inputs = Indexed(recipe.path.steps)
-    else:
-        inputs = UnitVariance(_std(dataset, codec))
+    inputs = recipe.inputs or _inputs(recipe, dataset, codec)
     points = len(dataset.shape) == 1 and recipe.train.precision == "auto"  # layers too small to gain from bf16
     autocast = None if points else autocast_dtype(recipe.train.precision, device)
     train = replace(recipe.train, precision="fp32" if autocast is None else "bf16")
@@ -83,6 +79,19 @@ def set_up(recipe: Recipe, dataset: Dataset, *, resumed: bool = False) -> Setup:
     model.net.to(device)
     model.autocast = autocast
     return Setup(recipe, config, model, dataset, device)
+
+
+def _inputs(recipe: Recipe, dataset: Dataset, codec: Codec) -> AnyInputs:
+    """How the network is shown x and t, where the recipe does not say: as those who made the path or target do."""
+    match recipe.path, recipe.target:
+        case _, Edm(data_std=std):
+            return EdmInputs(std)
+        case VE(), _:
+            return EdmInputs(_std(dataset, codec))
+        case Table(steps=steps), _:
+            return Indexed(steps)
+        case _:
+            return UnitVariance(_std(dataset, codec))
 
 
 def _std(dataset: Dataset, codec: Codec) -> float:
