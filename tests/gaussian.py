@@ -1,4 +1,4 @@
-"""Exact truths for tests: Gaussian data, a network that is perfect on it, and paths as a user would write them.
+"""Exact truths for tests: Gaussian data, a network that is perfect on it, and a path as a user would write it.
 
 Closed forms are those of docs/math.md, eq. 19-21, in float64; nothing here calls the formulas under test.
 """
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from inkwash.model import Model
-from inkwash.paths import CosineBetas, Linear, LinearBetas, Table
+from inkwash.paths import VE, CosineBetas, Linear, LinearBetas, Table
 from inkwash.targets import X0, Eps, Flow, V
 from inkwash.types import Coeffs, Condition, Path, Target, like
 
@@ -22,7 +22,10 @@ LAM = torch.tensor([0.25, 1.0, 2.5, 0.01], dtype=torch.float64)  # the eigenvalu
 
 @dataclass(frozen=True)
 class VP:
-    """A user's own path: the variance-preserving SDE (Song et al. 2021b); its dsigma is infinite at t = 0."""
+    """A user's own path, which is no `Component`: the variance-preserving SDE (Song et al. 2021b).
+
+    Its dsigma is infinite at t = 0. The library's own has the same numbers (test_paths).
+    """
 
     low: float = 0.1
     high: float = 20.0
@@ -36,22 +39,6 @@ class VP:
     def time(self, ratio: Tensor) -> Tensor:
         rise, log = self.high - self.low, torch.log1p(ratio**2)
         return ((self.low**2 + 2 * rise * log).sqrt() - self.low) / rise
-
-    def snap(self, t: Tensor) -> Tensor:
-        return t
-
-
-@dataclass(frozen=True)
-class VE:
-    """A user's own path: EDM's (Karras et al. 2022), x = x0 + sigma·eps with sigma = 80·t."""
-
-    top: float = 80.0
-
-    def __call__(self, t: Tensor) -> Coeffs:
-        return Coeffs(torch.ones_like(t), self.top * t, torch.zeros_like(t), torch.full_like(t, self.top))
-
-    def time(self, ratio: Tensor) -> Tensor:
-        return ratio / self.top
 
     def snap(self, t: Tensor) -> Tensor:
         return t

@@ -93,13 +93,12 @@ class Table(Component):
         log_alpha_bar = torch.cat([torch.zeros(1, dtype=torch.float64), torch.log1p(-self._betas).cumsum(0)])
         if not self.zero_snr:
             return torch.atan2((-torch.expm1(log_alpha_bar)).sqrt(), (log_alpha_bar / 2).exp())
-        log_alpha = log_alpha_bar[1:] / 2
-        alpha, first, last = log_alpha.exp(), log_alpha[0].exp(), log_alpha[-1].exp()
-        kept = (alpha - last) / (first - last)
-        # 1 - kept·first = (1 - alpha) + last·(first - alpha)/(first - last), each difference with its digits.
-        lost = -torch.expm1(log_alpha) - last * first * torch.expm1(log_alpha - log_alpha[0]) / (first - last)
-        angles = torch.atan2((lost * (2 - lost)).sqrt(), kept * first)
-        return torch.cat([torch.zeros(1, dtype=torch.float64), angles])
+        # alpha <- alpha_1·(alpha - alpha_T)/(alpha_1 - alpha_T), and 1 minus that, in differences with all their digits.
+        log = log_alpha_bar[1:] / 2
+        first, last = log[0], log[-1]
+        alpha = log.exp() * torch.expm1(last - log) / torch.expm1(last - first)
+        lost = last.exp() * torch.expm1(log - first) / torch.expm1(last - first) - torch.expm1(log)
+        return torch.cat([torch.zeros(1, dtype=torch.float64), torch.atan2((lost * (2 - lost)).sqrt(), alpha)])
 
     @cached_property
     def _slopes(self) -> Tensor:

@@ -22,7 +22,7 @@ class LinearSchedule(Component):
     """The VP SDE: alpha² = exp(-B), B = low·t + (high - low)·t²/2, beta(t) = B' (Song et al. 2021, eq. 33).
 
     dsigma is infinite at t = 0, where sigma grows like sqrt(low·t). alpha is 0.0066 at t = 1, not 0, and the path goes
-    on beyond. Raises ValueError unless 0 < low <= high.
+    on beyond. Raises ValueError unless 0 < low < high.
     """
 
     low: float = 0.1
@@ -30,9 +30,9 @@ class LinearSchedule(Component):
     kind: Literal["linear"] = field(default="linear", kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
-        if not (0 < self.low <= self.high and math.isfinite(self.high)):
+        if not (0 < self.low < self.high and math.isfinite(self.high)):
             raise ValueError(
-                f"beta(t) must not fall and be more than 0: 0 < low <= high, not low = {self.low} and "
+                f"beta(t) must rise from more than 0: 0 < low < high, both finite, not low = {self.low} and "
                 f"high = {self.high}. The usual ones are 0.1 and 20."
             )
 
@@ -103,8 +103,10 @@ class SigmoidSchedule(Component):
     def time(self, ratio: Tensor) -> Tensor:
         """The t with sinh(half·t)·right/(sinh(half·(1 - t))·left) = ratio²; infinity gives 1."""
         half, left, right = self._halves()
-        t = torch.atanh(math.sinh(half) / (right / left / ratio**2 + math.cosh(half))) / half
-        return t.clamp(max=1)  # rounding must not lead past the end, where alpha² would be negative
+        q = ratio**2 * left / right
+        # Solved from the nearer end, where the result is small and has all its digits.
+        t = torch.atanh(math.sinh(half) / (torch.maximum(q, 1 / q) + math.cosh(half))) / half
+        return torch.where(q < 1, t, 1 - t)
 
     def _halves(self) -> tuple[float, float, float]:
         return (self.high - self.low) / 2, math.cosh(self.high / 2), math.cosh(self.low / 2)
