@@ -89,8 +89,9 @@ def adaptive(tableau: Tableau, state: State, start: Tensor, end: Tensor, rtol: f
             return state
         # The last step reaches the end itself; one that would leave a crumb is cut in half instead.
         h = torch.where(h.abs() >= left.abs(), left, torch.where(h.abs() > 0.5 * left.abs(), 0.5 * left, h))
-        if bool((moving & (h.abs() < 1e-10 * span.abs())).any()):
-            row = int((moving & (h.abs() < 1e-10 * span.abs())).nonzero()[0])
+        stuck = moving & ~(h.abs() >= 1e-10 * span.abs())  # also where the first step is NaN
+        if bool(stuck.any()):
+            row = int(stuck.nonzero()[0])
             raise ValueError(
                 f"The adaptive solver's step shrank to {float(h[row]):.3g} at {float(t[row]):.6g}: what the network "
                 f"answers there is not smooth to rtol = {rtol}, or not finite. Use larger tolerances, or a sampler "
@@ -146,4 +147,4 @@ def _error(
 
 def _rms(y: Tensor) -> Tensor:
     """The root mean square of each row: [B] float64 on the host."""
-    return y.double().reshape(len(y), -1).square().mean(1).sqrt().cpu()
+    return y.reshape(len(y), -1).square().mean(1).sqrt().cpu().double()  # some accelerators have no float64
