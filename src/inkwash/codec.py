@@ -1,11 +1,14 @@
 """Codecs: the two ends of diffusion. They turn stored data into what is diffused, and back.
 
 A codec's `encode` takes a batch as the data room stores it and gives floats, channels first; `decode` is its inverse;
-`picture` makes 8-bit pictures of decoded data, for people to look at.
+`picture` makes 8-bit pictures of decoded data, for people to look at. For likelihoods, `bin` is how wide one value of
+the data is in x (None for floats, which have no bins), and `log_scale` turns densities of x into those of the data's
+own units: ln p(u) = ln p(x) + log_scale, the logarithm of |det dx/du| (math.md, eq. 41).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -37,6 +40,15 @@ class Pixels(Component):
         """The pixels themselves."""
         return u
 
+    @property
+    def bin(self) -> float:
+        """2/255, the distance of two grey levels."""
+        return 2 / 255
+
+    def log_scale(self, shape: tuple[int, ...]) -> float:
+        """For one picture of x's shape, and densities per grey level: C·H·W·ln(2/255)."""
+        return math.prod(shape) * math.log(self.bin)
+
 
 @dataclass(frozen=True)
 class Scaled(Component):
@@ -62,6 +74,15 @@ class Scaled(Component):
         """low black, high white."""
         return ((u - self.low) * (255.0 / (self.high - self.low))).round().clamp(0, 255).to(torch.uint8)
 
+    @property
+    def bin(self) -> None:
+        """None: floats have no bins."""
+        return
+
+    def log_scale(self, shape: tuple[int, ...]) -> float:
+        """For one picture of x's shape: C·H·W·ln(2/(high - low))."""
+        return math.prod(shape) * math.log(2 / (self.high - self.low))
+
 
 @dataclass(frozen=True)
 class Standard(Component):
@@ -82,6 +103,15 @@ class Standard(Component):
     def picture(self, u: Tensor) -> Tensor:
         """Vectors have no picture of their own: points are drawn as a scatter. Always raises ValueError."""
         raise ValueError(f"Vectors of {u.shape[-1]} numbers are not pictures. Save them with --npy, or plot 2-D ones.")
+
+    @property
+    def bin(self) -> None:
+        """None: floats have no bins."""
+        return
+
+    def log_scale(self, shape: tuple[int, ...]) -> float:
+        """For one vector: -sum of ln std."""
+        return -sum(math.log(s) for s in self.std)
 
 
 Codec = Pixels | Scaled | Standard
