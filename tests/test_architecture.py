@@ -18,9 +18,9 @@ SRC = ROOT / "src" / "inkwash"
 # A room is a module or a package directly below inkwash. Each layer may import itself and the layers above it.
 LAYERS = {
     "core": ["types", "noise", "kinds", "paths", "ode", "targets", "times", "grids", "model", "guidance", "drive"],
-    "methods": ["samplers", "bound", "objectives", "edit"],
+    "methods": ["samplers", "bound", "likelihood", "objectives", "edit"],
     "parts": ["nets", "codec", "data", "optim", "device"],
-    "application": ["checkpoint", "modelfolder", "pipeline", "editing", "pictures", "gallery", "training", "recipes"],
+    "application": ["checkpoint", "modelfolder", "sampling", "pipeline", "editing", "pictures", "gallery", "training", "recipes"],
     "faces": ["cli"],
 }
 FREE = ["__init__", "_version"]  # the public names, imported lazily, and the version: anyone's
