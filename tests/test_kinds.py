@@ -16,7 +16,22 @@ from inkwash.grids import AnyGrid, Even, Karras, Leading, Linspace, Listed, LogS
 from inkwash.kinds import OneOf, from_table, kinds_of, members_of, to_table
 from inkwash.model import AnyInputs, EdmInputs, Indexed, Plain, UnitVariance
 from inkwash.nets import AnyNet
-from inkwash.objectives import AnyObjective, Regression
+from inkwash.objectives import (
+    P2,
+    AnyCoupling,
+    AnyObjective,
+    AnyWeight,
+    Bound,
+    EdmWeight,
+    Hybrid,
+    Independent,
+    MinSnr,
+    OptimalTransport,
+    Regression,
+    SigmoidWeight,
+    SoftMinSnr,
+    Unweighted,
+)
 from inkwash.optim import AnyOptim
 from inkwash.paths import (
     VE,
@@ -37,15 +52,21 @@ from inkwash.paths import (
 )
 from inkwash.samplers import Ancestral, AnySampler, Ddim, Euler, Heun
 from inkwash.targets import X0, AnyTarget, Edm, Eps, Flow, V
-from inkwash.times import AnyDensity, LogitNormal, Uniform
+from inkwash.times import AnyDensity, Importance, LogitNormal, LogNormalNoise, Uniform
 from inkwash.types import Component
 
 SETTINGS: list[tuple[Any, Any]] = [
     *((AnyTarget, t) for t in (X0(), Eps(), V(), Flow(), Edm(0.7))),
     *((AnyInputs, i) for i in (Plain(), Indexed(200), UnitVariance(0.3), EdmInputs(0.3))),
     *((AnyDensity, d) for d in (Uniform(False), LogitNormal(-0.4, 1.3, stratified=False))),
+    *((AnyDensity, d) for d in (LogNormalNoise(-0.4, 1.0, False), Importance(7, 3, 0.25, stratified=False))),
+    *((AnyWeight, w) for w in (Unweighted(), MinSnr(4.0), SoftMinSnr(4.0), EdmWeight(0.6))),
+    *((AnyWeight, w) for w in (P2(0.5, 2.0), SigmoidWeight(-1.0))),
+    *((AnyCoupling, c) for c in (Independent(), OptimalTransport())),
     *((AnySampler, s) for s in (Ddim(0.5, "large"), Ancestral("large"), Euler(), Heun())),
-    (AnyObjective, Regression("huber", LogitNormal(0.1, 2.0))),
+    (AnyObjective, Regression("huber", LogitNormal(0.1, 2.0), MinSnr(3.0), OptimalTransport())),
+    (AnyObjective, Hybrid(0.01, "l1", Importance(), P2(), 50)),
+    (AnyObjective, Bound(Importance(50), 20)),
     (AnyCodec, Standard((0.1, 0.2), (1.0, 2.0))),
     (AnyPath, Linear()),
     (AnyPath, Table(LinearBetas(200, 2e-4, 0.03, scaled=True))),
@@ -69,6 +90,8 @@ UNIONS = {
     "target": AnyTarget,
     "inputs": AnyInputs,
     "density": AnyDensity,
+    "weight": AnyWeight,
+    "coupling": AnyCoupling,
     "sampler": AnySampler,
     "objective": AnyObjective,
     "codec": AnyCodec,

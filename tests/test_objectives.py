@@ -18,31 +18,28 @@ from inkwash.noise import Philox, Stream
 from inkwash.objectives import Regression, Unweighted, noised
 from inkwash.paths import CosineBetas, Linear, LinearBetas, Table
 from inkwash.targets import X0, Eps, Flow, V
-from inkwash.times import LogitNormal, Uniform
-from inkwash.types import Batch, Coeffs, Condition
+from inkwash.times import Density, LogitNormal, Uniform
+from inkwash.types import Batch, Coeffs, Condition, Path, Target
 
 TIMES = [0.02, 0.3, 0.5, 0.94]
 
 
 @dataclass(frozen=True)
-class At:
+class At(Density):
     """A density that is one time."""
 
     t: float
-    stratified: bool = True
 
-    def __call__(self, u: Tensor) -> Tensor:
+    def __call__(self, u: Tensor, path: Path) -> Tensor:
         return torch.full_like(u, self.t)
 
 
 @dataclass(frozen=True)
 class ToData:
-    """The weight that makes an error in any target count as the error in data: (sigma/det)² (math.md, section 6)."""
+    """The weight that makes an error in any target count as the error in data: (sigma/det)² (math.md, eq. 35)."""
 
-    target: object
-
-    def __call__(self, c: Coeffs) -> Tensor:
-        a, b = self.target(c)  # type: ignore[operator]
+    def __call__(self, c: Coeffs, target: Target) -> Tensor:
+        a, b = target(c)
         return (c.sigma / (c.alpha * b - c.sigma * a)) ** 2
 
 
@@ -90,15 +87,15 @@ def test_the_minimiser_is_the_best_denoiser(path: str, target: str) -> None:
         c = PATHS[path](torch.tensor([t], dtype=torch.float64))
         mean = c.alpha * MU
         square = c.alpha**2 * LAM + c.sigma**2 + mean**2
-        for weight in (Unweighted(), ToData(TARGETS[target])):
+        for weight in (Unweighted(), ToData()):
             objective = Regression(times=At(t), weight=weight)  # type: ignore[arg-type]
             for gain in (0.0, 0.1):
                 nn.init.constant_(net.gain, gain)
                 net.zero_grad()
                 objective(bent, four_points(), NOISE, 0.0).mean().backward()  # type: ignore[no-untyped-call]
                 # d/d gain of the mean over 4 coordinates of w·(gain·x)² is w/4·2·gain·E x²; likewise for the shift.
-                factor = gain / 2 * weight(c)
-                tolerance = 1e-9 * float((weight(c) * square).max())
+                factor = gain / 2 * weight(c, TARGETS[target])
+                tolerance = 1e-9 * float((weight(c, TARGETS[target]) * square).max())
                 torch.testing.assert_close(net.gain.grad, factor * square, rtol=1e-9, atol=tolerance)
                 torch.testing.assert_close(net.shift.grad, factor * mean, rtol=1e-9, atol=tolerance)
 
@@ -109,7 +106,7 @@ def test_an_error_in_any_target_is_an_error_in_data(path: str, target: str) -> N
     wrong = MU + 0.3
     losses = []
     for y in (TARGETS[target], X0()):
-        objective = Regression(times=At(0.4), weight=ToData(y))  # type: ignore[arg-type]
+        objective = Regression(times=At(0.4), weight=ToData())  # type: ignore[arg-type]
         losses.append(objective.elements(model(PATHS[path], y, mu=wrong), four_points(), NOISE))
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-9, atol=1e-12)
 
@@ -145,7 +142,7 @@ def test_losses_by_hand(loss: str, want: list[float]) -> None:
 
 def test_weights_multiply_rows() -> None:
     class Ratio:
-        def __call__(self, c: Coeffs) -> Tensor:
+        def __call__(self, c: Coeffs, target: Target) -> Tensor:
             return c.alpha / c.sigma
 
     number = torch.arange(6)

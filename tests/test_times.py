@@ -7,6 +7,7 @@ import torch
 from scipy import stats
 
 from inkwash.noise import Philox
+from inkwash.paths import Linear
 from inkwash.times import LogitNormal, Uniform, draw, grid
 from inkwash.types import Batch, Condition
 
@@ -16,13 +17,13 @@ def batch(number: torch.Tensor, size: int) -> Batch:
 
 
 def drawn(density: Uniform | LogitNormal, number: torch.Tensor, size: int, seed: int = 0) -> torch.Tensor:
-    return draw(density, batch(number, size), Philox(seed, number))
+    return draw(density, batch(number, size), Philox(seed, number), Linear())
 
 
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (-0.4, 1.3), (1.0, 0.2)])
 def test_logit_normal_quantiles(mean: float, std: float) -> None:
     u = torch.linspace(1e-6, 1 - 1e-6, 501, dtype=torch.float64)
-    t = LogitNormal(mean, std)(u)
+    t = LogitNormal(mean, std)(u, Linear())
     law = stats.norm(mean, std)
     want = 1 / (1 + torch.exp(-torch.from_numpy(law.ppf(u.numpy()))))
     torch.testing.assert_close(t, want, rtol=1e-12, atol=0)
@@ -32,7 +33,7 @@ def test_logit_normal_quantiles(mean: float, std: float) -> None:
 
 def test_uniform_quantiles() -> None:
     u = torch.rand(9, dtype=torch.float64)
-    assert torch.equal(Uniform()(u), u)
+    assert torch.equal(Uniform()(u, Linear()), u)
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 128, 1000])

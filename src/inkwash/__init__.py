@@ -22,10 +22,22 @@ if TYPE_CHECKING:
     from inkwash.grids import Even, Karras, Leading, Linspace, Listed, LogSnr, Quadratic, Trailing
     from inkwash.guidance import Along, Chunked, Clipped, Guided
     from inkwash.model import EdmInputs, Indexed, Model, Plain, UnitVariance
-    from inkwash.modelfolder import Config, Sampling
+    from inkwash.modelfolder import Config
     from inkwash.nets import MLP, UNet
     from inkwash.noise import Philox
-    from inkwash.objectives import Regression, Unweighted
+    from inkwash.objectives import (
+        P2,
+        Bound,
+        EdmWeight,
+        Hybrid,
+        Independent,
+        MinSnr,
+        OptimalTransport,
+        Regression,
+        SigmoidWeight,
+        SoftMinSnr,
+        Unweighted,
+    )
     from inkwash.optim import AdamW, Muon, Schedule
     from inkwash.paths import (
         VE,
@@ -55,8 +67,9 @@ if TYPE_CHECKING:
         RungeKutta,
         UniPC,
     )
+    from inkwash.sampling import Sampling
     from inkwash.targets import X0, Edm, Eps, Flow, V
-    from inkwash.times import LogitNormal, Uniform, grid
+    from inkwash.times import Importance, LogitNormal, LogNormalNoise, Uniform, grid
     from inkwash.training import Progress, TrainingError, train
     from inkwash.types import Batch, Coeffs, Condition, Denoised, Query
 
@@ -66,10 +79,13 @@ _WHERE = {
     "grids": ["Even", "Karras", "Leading", "Linspace", "Listed", "LogSnr", "Quadratic", "Trailing"],
     "guidance": ["Along", "Chunked", "Clipped", "Guided"],
     "model": ["EdmInputs", "Indexed", "Model", "Plain", "UnitVariance"],
-    "modelfolder": ["Config", "Sampling"],
+    "modelfolder": ["Config"],
     "nets": ["MLP", "UNet"],
     "noise": ["Philox"],
-    "objectives": ["Regression", "Unweighted"],
+    "objectives": [
+        *("Bound", "EdmWeight", "Hybrid", "Independent", "MinSnr", "OptimalTransport", "P2", "Regression"),
+        *("SigmoidWeight", "SoftMinSnr", "Unweighted"),
+    ],
     "optim": ["AdamW", "Muon", "Schedule"],
     "paths": [
         *("CosineBetas", "CosineSchedule", "Linear", "LinearBetas", "LinearSchedule", "QuadraticBetas", "Shifted"),
@@ -77,9 +93,10 @@ _WHERE = {
     ],
     "pipeline": ["Pipeline", "Samples", "load"],
     "recipes": ["Evaluation", "Recipe", "RecipeError", "Train", "read_recipe"],
+    "sampling": ["Sampling"],
     "samplers": ["Adams", "Ancestral", "Ddim", "Deis", "DpmSolver", "Euler", "Heun", "Ipndm", "RungeKutta", "UniPC"],
     "targets": ["X0", "Edm", "Eps", "Flow", "V"],
-    "times": ["LogitNormal", "Uniform", "grid"],
+    "times": ["Importance", "LogNormalNoise", "LogitNormal", "Uniform", "grid"],
     "training": ["Progress", "TrainingError", "train"],
     "types": ["Batch", "Coeffs", "Condition", "Denoised", "Query"],
 }

@@ -7,9 +7,9 @@ have no float64. `Coeffs.like` brings them to a picture's device and dtype where
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -178,7 +178,8 @@ class Batch(NamedTuple):
 
     x0: [B, ...] floats; cond: its condition; number: [B] int64 on the host, the running number of each example in
     the whole run (step·size + position in the batch), to which all its randomness is tied; size: the number of
-    examples in the whole batch over all ranks and accumulated parts; eps: noise paired with x0, where it is given.
+    examples in the whole batch over all ranks and accumulated parts; eps: noise paired with x0, where it is given;
+    memory: what a `Remembering` objective has kept so far; bin: the width of the bins x0 falls into, None for floats.
     """
 
     x0: Tensor
@@ -186,6 +187,8 @@ class Batch(NamedTuple):
     number: Tensor
     size: int
     eps: Tensor | None = None
+    memory: Mapping[str, Tensor] | None = None
+    bin: float | None = None
 
 
 class Objective(Protocol):
@@ -193,6 +196,25 @@ class Objective(Protocol):
 
     def __call__(self, model: Model, batch: Batch, noise: Noise, progress: float) -> Tensor:
         """The loss of each example, [B], float32; progress in [0, 1] is how much of the run is done."""
+        ...
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """An objective that learns from its own losses, for example which times to draw.
+
+    Its memory, named tensors on the host, belongs to the run: it is saved in checkpoints, and given back in
+    `Batch.memory`. It changes after a step, never between the parts of a batch.
+    """
+
+    def memory(self) -> dict[str, Tensor]:
+        """The memory before the first step; {} for one that, as it is set, needs none."""
+        ...
+
+    def remember(
+        self, memory: Mapping[str, Tensor], model: Model, batch: Batch, noise: Noise, losses: Tensor
+    ) -> dict[str, Tensor]:
+        """The memory with the losses [B] of a batch in it, which was drawn with `batch.memory`."""
         ...
 
 

@@ -26,7 +26,7 @@ from inkwash.training.run import Run, continued, memory_used
 from inkwash.training.setup import Setup, set_up
 from inkwash.training.state import State
 from inkwash.training.validate import Validation
-from inkwash.types import Batch
+from inkwash.types import Batch, Remembering
 
 LOG_EVERY = 10
 """Steps between two reports: the loss is fetched from the device only then."""
@@ -199,11 +199,13 @@ class _Loop:
         """Accumulate the gradients of the batch's mean loss, part by part; its value."""
         recipe, setup = self.recipe, self.setup
         total = torch.zeros((), device=setup.device)
+        memory = self.state.memory
         for part in np.split(number, self.state.accumulate):
             rows = self.examples.rows(part)
             batch = setup.batch(rows.images, rows.labels, torch.from_numpy(part))
             noise = Philox(recipe.train.seed, batch.number)
             batch = _hide_labels(batch, noise, recipe.train.label_dropout)
+            batch = batch._replace(memory=self.state.memory or None)
             with torch.random.fork_rng(devices=[setup.device] if setup.device.type == "cuda" else []):
                 # For dropout inside the network; everything else is counter-based.
                 torch.manual_seed((recipe.train.seed * 0x9E3779B97F4A7C15 + int(part[0])) % 2**63)
@@ -211,6 +213,9 @@ class _Loop:
             loss = losses.sum() / recipe.train.batch_size
             torch.autograd.backward(loss)
             total = total + loss.detach()
+            if memory and isinstance(recipe.objective, Remembering):  # this waits for the device
+                memory = recipe.objective.remember(memory, setup.model, batch, noise, losses)
+        self.state.memory = memory  # only now: every part was drawn with what was known before the step
         return total
 
     def _halve(self) -> None:

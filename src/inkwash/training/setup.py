@@ -34,7 +34,8 @@ class Setup:
         """Encode rows of the data set for the objective, on the run's device. number: see `Batch`."""
         x0 = self.config.codec.encode(torch.from_numpy(images).to(self.device))
         label = torch.from_numpy(labels).to(self.device) if self.config.classes and labels is not None else None
-        return Batch(x0, Condition(label), number, self.recipe.train.batch_size)
+        bin = getattr(self.config.codec, "bin", None)
+        return Batch(x0, Condition(label), number, self.recipe.train.batch_size, bin=bin)
 
 
 def set_up(recipe: Recipe, dataset: Dataset, *, resumed: bool = False) -> Setup:
@@ -63,7 +64,7 @@ def set_up(recipe: Recipe, dataset: Dataset, *, resumed: bool = False) -> Setup:
         classes=dataset.classes if dataset.labels is not None else (),
         sampling=recipe.sampler,
         data=dataset.name,
-        learned_variance=getattr(recipe.objective, "learns_variance", False),  # a user's objective need not say
+        learned_variance=learns_variance(recipe),
     )
     if recipe.sampler.guidance != 1 and not config.classes:
         raise ValueError(
@@ -92,6 +93,11 @@ def _inputs(recipe: Recipe, dataset: Dataset, codec: Codec) -> AnyInputs:
             return Indexed(steps)
         case _:
             return UnitVariance(_std(dataset, codec))
+
+
+def learns_variance(recipe: Recipe) -> bool:
+    """Whether the network is to have outputs for the variance; a user's objective need not say."""
+    return bool(getattr(recipe.objective, "learns_variance", False))
 
 
 def _std(dataset: Dataset, codec: Codec) -> float:

@@ -16,6 +16,7 @@ from inkwash.modelfolder import Config, save_model
 from inkwash.recipes import write_recipe
 from inkwash.training.ema import Ema
 from inkwash.training.setup import Setup
+from inkwash.types import Remembering
 
 
 @dataclass
@@ -24,7 +25,8 @@ class State:
 
     step: finished steps; seconds: spent training, over all sessions; skipped: steps with a non-finite loss or
     gradient; streak: how many of them in a row at the end; best: the lowest validation loss at a checkpoint;
-    accumulate: the parts a batch is computed in, more of them after running out of memory.
+    accumulate: the parts a batch is computed in, more of them after running out of memory; memory: what the objective
+    has learned from its losses, if it does.
     """
 
     net: nn.Module
@@ -36,6 +38,7 @@ class State:
     streak: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.int64))
     best: dict[str, float] = field(default_factory=dict)
     accumulate: int = 1
+    memory: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def fresh(cls, setup: Setup) -> State:
@@ -44,6 +47,8 @@ class State:
         state = cls(net, Ema(net, setup.recipe.train.ema), setup.recipe.optim.build(net))
         state.skipped, state.streak = state.skipped.to(setup.device), state.streak.to(setup.device)
         state.accumulate = setup.recipe.train.accumulate
+        objective = setup.recipe.objective
+        state.memory = objective.memory() if isinstance(objective, Remembering) else {}
         return state
 
     def save(self, setup: Setup, run: File, validation: float | None = None) -> File:
@@ -67,7 +72,8 @@ class State:
         }
         folder = checkpoint.publish(
             run / "checkpoints" / f"step-{self.step}",
-            {"net": self.net.state_dict(), "ema": self.ema.net.state_dict(), "optim": optim},
+            {"net": self.net.state_dict(), "ema": self.ema.net.state_dict(), "optim": optim}
+            | ({"memory": self.memory} if self.memory else {}),
             {"state.json": json.dumps(counters), "recipe.toml": write_recipe(setup.recipe)},
         )
         self.best = best
@@ -95,6 +101,9 @@ class State:
             self.optims, checkpoint.unflatten(saved.tensors["optim"], counters["optim"]), strict=True
         ):
             optim.load_state_dict(state)
+        kept = saved.tensors.get("memory", {})
+        if {n: v.shape for n, v in kept.items()} == {n: v.shape for n, v in self.memory.items()}:
+            self.memory = dict(kept)  # else the objective is another one now, and begins anew
         self.step, self.seconds, self.best = counters["step"], counters["seconds"], counters["best"]
         self.accumulate = max(self.accumulate, counters["accumulate"])
         self.skipped.fill_(counters["skipped"])

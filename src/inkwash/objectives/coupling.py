@@ -1,0 +1,75 @@
+"""Couplings: which noise goes with which data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from inkwash.kinds import OneOf
+from inkwash.types import Component, Condition
+
+
+class Coupling(Protocol):
+    """How the noise of a batch is paired with its data. A frozen dataclass."""
+
+    def __call__(self, x0: Tensor, eps: Tensor, cond: Condition) -> Tensor:
+        """The rows of eps [B, ...] in another order: row i goes with row i of x0."""
+        ...
+
+
+@dataclass(frozen=True)
+class Independent(Component):
+    """The noise as it was drawn."""
+
+    kind: Literal["independent"] = field(default="independent", kw_only=True, repr=False)
+
+    def __call__(self, x0: Tensor, eps: Tensor, cond: Condition) -> Tensor:
+        """eps itself."""
+        return eps
+
+
+@dataclass(frozen=True)
+class OptimalTransport(Component):
+    """The pairing with the least sum of squared distances, which makes the flow's lines straighter (math.md, eq. 38).
+
+    An exact assignment within the part of the batch that is computed at once (Pooladian et al. 2023; Tong et al. 2024).
+    Noise is exchanged only among rows of the same condition, as it would tell the class otherwise. The noise in x_t is
+    then no longer independent of x0: only the flow from noise to data is right for such a model, that is, deterministic
+    samplers (ddim with eta = 0, euler, heun, ...), and no bound holds.
+    Raises ImportError, naming the extra `inkwash[ot]`, where scipy is not installed.
+    """
+
+    kind: Literal["optimal-transport"] = field(default="optimal-transport", kw_only=True, repr=False)
+
+    def __call__(self, x0: Tensor, eps: Tensor, cond: Condition) -> Tensor:
+        """The rows of eps in the order of the assignment."""
+        try:
+            from scipy.optimize import linear_sum_assignment
+        except ImportError as error:
+            raise ImportError('Optimal-transport coupling needs scipy: pip install "inkwash[ot]".') from error
+        # |x0 - eps|² = |x0|² + |eps|² - 2·x0·eps, of which only the product depends on the pairing.
+        gain = (x0.flatten(1) @ eps.flatten(1).T).cpu()
+        order = torch.arange(len(x0))
+        group = _groups(cond, len(x0))
+        for g in range(int(group.max()) + 1):
+            rows = (group == g).nonzero().flatten()
+            _, column = linear_sum_assignment(gain[rows][:, rows].numpy(), maximize=True)
+            order[rows] = rows[torch.from_numpy(column)]
+        return eps[order.to(eps.device)]
+
+
+AnyCoupling = Annotated[Independent | OptimalTransport, OneOf()]
+"""A coupling as a recipe names it."""
+
+
+def _groups(cond: Condition, size: int) -> Tensor:
+    """A number [B] for each row, equal where all fields of the condition are, from 0 up without gaps."""
+    parts = [getattr(cond, f.name) for f in fields(cond)]
+    group = torch.zeros(size, dtype=torch.int64)
+    for part in (p for p in parts if p is not None):
+        value = torch.unique(part.cpu().reshape(size, -1), dim=0, return_inverse=True)[1]
+        group = torch.unique(torch.stack([group, value], 1), dim=0, return_inverse=True)[1]
+    return group

@@ -1,0 +1,116 @@
+"""The simple loss: regress the network's output on the model's target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from inkwash.model import Model
+from inkwash.noise import Stream
+from inkwash.objectives.coupling import AnyCoupling, Independent
+from inkwash.objectives.weights import AnyWeight, Unweighted, Weight
+from inkwash.times import AnyDensity, Density, Uniform, draw
+from inkwash.types import Batch, Coeffs, Component, Noise, like
+
+Loss = Literal["mse", "l1", "huber"]
+"""Squared error, its root, or squared below 1 and linear above."""
+
+_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mse": lambda y, target: F.mse_loss(y, target, reduction="none"),
+    "l1": lambda y, target: F.l1_loss(y, target, reduction="none"),
+    "huber": lambda y, target: F.smooth_l1_loss(y, target, reduction="none"),
+}
+
+
+class Noised(NamedTuple):
+    """One draw of the forward process: x_t [B, ...] at t [B], its coefficients and the noise in it.
+
+    worth [B], on the host: the factor that undoes how often the density, beyond its own law, draws t.
+    """
+
+    x: Tensor
+    t: Tensor
+    c: Coeffs
+    eps: Tensor
+    worth: Tensor
+
+
+def noised(model: Model, batch: Batch, noise: Noise, density: Density, steps: int | None = None) -> Noised:
+    """Draw times and noise for a batch and mix: x_t = alpha·x0 + sigma·eps (math.md, eq. 3).
+
+    steps: of a chain whose entries, i/steps, the times are to be, the next above; None is any the path can have.
+    """
+    law = density.given(batch.memory)
+    drawn = draw(law, batch, noise, model.path)
+    t = model.path.snap(drawn)
+    if steps is not None:
+        t = (t * steps - 1e-9).ceil().clamp(1, steps) / steps  # rounding may put i/T·T above i
+    c = model.path(t)
+    eps = noise(batch.x0, 0, Stream.EPS) if batch.eps is None else batch.eps
+    x = like(c.alpha, batch.x0) * batch.x0 + like(c.sigma, batch.x0) * eps
+    return Noised(x, t, c, eps, law.weight(drawn))
+
+
+class OverTimes(Component):
+    """Base of objectives with a density of training times, `times`, that may learn from the losses."""
+
+    times: AnyDensity
+    learns_variance: ClassVar[bool] = False
+
+    def memory(self) -> dict[str, Tensor]:
+        """What the density remembers before the first step; see `inkwash.types.Remembering`."""
+        return self.times.memory()
+
+    def remember(
+        self, memory: Mapping[str, Tensor], model: Model, batch: Batch, noise: Noise, losses: Tensor
+    ) -> dict[str, Tensor]:
+        """The density's memory with these losses [B] of this batch in it; without the factor that undid its law."""
+        law = self.times.given(batch.memory)
+        t = draw(law, batch, noise, model.path)
+        return self.times.remember(memory, t, losses.detach().cpu().double() / law.weight(t))
+
+
+@dataclass(frozen=True)
+class Regression(OverTimes):
+    """Regress the network's output on the model's target: weight(t)·loss(y_theta(x_t, t), a·x0 + b·eps).
+
+    loss: mse, l1, or huber (quadratic below 1); times: the density of training times; weight: of the squared error;
+    coupling: which noise goes with which data.
+    """
+
+    loss: Loss = "mse"
+    times: AnyDensity = field(default_factory=Uniform)
+    weight: AnyWeight = field(default_factory=Unweighted)
+    coupling: AnyCoupling = field(default_factory=Independent)
+    kind: Literal["regression"] = field(default="regression", kw_only=True, repr=False)
+
+    def elements(self, model: Model, batch: Batch, noise: Noise) -> Tensor:
+        """The weighted loss of every element, of x0's shape, float32 (or x0's own float64).
+
+        Raises ValueError for a coupling of data whose noise is given.
+        """
+        if not isinstance(self.coupling, Independent):
+            if batch.eps is not None:
+                raise ValueError(
+                    f"The data come with the noise they belong to, so {self.coupling} has nothing to pair. "
+                    "Leave the coupling out."
+                )
+            batch = batch._replace(eps=self.coupling(batch.x0, noise(batch.x0, 0, Stream.EPS), batch.cond))
+        draw = noised(model, batch, noise, self.times)
+        y = model.predict(draw.x, draw.t, draw.c, batch.cond)
+        return errors(self.loss, self.weight, model, batch, draw, y)
+
+    def __call__(self, model: Model, batch: Batch, noise: Noise, progress: float) -> Tensor:
+        """The mean over each example's elements, [B]."""
+        return self.elements(model, batch, noise).flatten(1).mean(1)
+
+
+def errors(loss: Loss, weight: Weight, model: Model, batch: Batch, draw: Noised, y: Tensor) -> Tensor:
+    """weight·worth·loss(y, target) of every element, for a prediction y in draw.x: math.md, eq. 18."""
+    a, b = model.target(draw.c)
+    target = like(a, draw.x) * batch.x0 + like(b, draw.x) * draw.eps
+    return like(weight(draw.c, model.target) * draw.worth, draw.x) * _LOSSES[loss](y, target)
