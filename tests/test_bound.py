@@ -15,7 +15,7 @@ from scipy import integrate, stats
 from torch import Tensor
 
 from gaussian import LAM, MU, PATHS, VE, VP, numbers
-from inkwash.bound import Variance, decoder_term, interpolated_variance, log_variance, prior_term, step_term
+from inkwash.bound import Variance, decoder_term, log_variance, prior_term, step_term
 from inkwash.paths import CosineBetas, Linear, LinearBetas, Table
 from inkwash.types import Coeffs, Denoised, Path
 
@@ -93,3 +93,169 @@ def test_the_price_of_a_fixed_variance(betas: str, price: float) -> None:
         gap = excess(table, [i / steps for i in range(steps, -1, -1)], "large", lam)
         assert float(gap[0]) * steps == pytest.approx(price, rel=0.01)
         assert float(gap[1]) == pytest.approx(0, abs=1e-10)
+
+
+COEFFS = [
+    (Linear(), 0.7, 0.4),
+    (VP(), 0.35, 0.3),
+    (VE(), 0.4, 0.01),
+    (Table(LinearBetas(10)), 0.3, 0.2),
+]
+PRED = Denoised(
+    torch.tensor([[0.5, -2.0], [0.1, 1.0], [0.0, 0.3], [-0.4, 0.8]], dtype=torch.float64),
+    torch.zeros(4, 2, dtype=torch.float64),
+    torch.tensor([[0.3, 0.9], [0.0, 1.0], [-0.4, 1.7], [0.5, 0.5]], dtype=torch.float64),
+)
+X0 = torch.tensor([[0.2, 1.0], [-0.7, 0.4], [0.0, -1.0], [0.9, 0.1]], dtype=torch.float64)
+
+
+def kernels(path: Path, t: float, s: float) -> tuple[float, float, float, float]:
+    """How much of x_t and of x0 the posterior's mean has, its variance, and the forward kernel's (math.md, 4-6)."""
+    (a_t, s_t, *_), (a_s, s_s, *_) = numbers(path, t), numbers(path, s)
+    rho = a_t / a_s
+    beta = s_t**2 - rho**2 * s_s**2
+    return rho * s_s**2 / s_t**2, a_s * beta / s_t**2, s_s**2 * beta / s_t**2, beta
+
+
+@pytest.mark.parametrize(("path", "t", "s"), COEFFS)
+@pytest.mark.parametrize("variance", ["small", "large", "learned"])
+def test_a_step_is_a_divergence_of_gaussians(path: Path, t: float, s: float, variance: Variance) -> None:
+    of_x, of_x0, small, large = kernels(path, t, s)
+    mix = {"small": torch.zeros(4, 2), "large": torch.ones(4, 2), "learned": PRED.var_mix}[variance].double()
+    v = large**mix * small ** (1 - mix)
+    x_t = torch.tensor([[3.0, -1.0], [0.2, 0.0], [0.7, 0.1], [-2.0, 1.0]], dtype=torch.float64)
+    q = torch.distributions.Normal(of_x * x_t + of_x0 * X0, small**0.5)
+    p = torch.distributions.Normal(of_x * x_t + of_x0 * PRED.x0, v.sqrt())
+    want = torch.distributions.kl_divergence(q, p)
+    got = step_term(X0, PRED, path(row(t)), path(row(s)), variance)
+    torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-13)
+    torch.testing.assert_close(
+        log_variance(variance, path(row(t)), path(row(s)), PRED).expand(4, 2), v.log(), rtol=1e-11, atol=1e-11
+    )
+    if variance == "learned":
+        assert torch.equal(got, step_term(X0, PRED, path(row(t)), path(row(s))))
+
+
+def test_rows_of_a_batch_take_steps_of_their_own() -> None:
+    t, s = (torch.tensor(v, dtype=torch.float64) for v in ([0.9, 0.5, 0.3, 0.2], [0.5, 0.45, 0.1, 0.15]))
+    now, nxt = Linear()(t), Linear()(s)
+    whole = step_term(X0, PRED, now, nxt)
+    for i in range(4):
+        one = Denoised(*(v[i : i + 1] for v in PRED))  # type: ignore[index]
+        alone = step_term(X0[i : i + 1], one, now.at(slice(i, i + 1)), nxt.at(slice(i, i + 1)))
+        torch.testing.assert_close(alone[0], whole[i], rtol=1e-13, atol=0)
+    single = Denoised(*(v.float() for v in PRED))  # type: ignore[union-attr]
+    got = step_term(X0.float(), single, now, nxt)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got.double(), whole, rtol=1e-5, atol=1e-6)
+
+
+def test_the_prior_is_where_a_pipeline_starts_unless_told() -> None:
+    last = Linear()(torch.tensor([0.8, 0.8, 0.6, 0.9], dtype=torch.float64))
+    q = torch.distributions.Normal(last.alpha[:, None] * X0, last.sigma[:, None])
+    for std in (None, row(1.0), torch.tensor([0.5, 1.0, 1.5, 2.0], dtype=torch.float64)):
+        p = torch.distributions.Normal(0.0, (last.sigma if std is None else std)[:, None])
+        want = torch.distributions.kl_divergence(q, p)
+        torch.testing.assert_close(prior_term(X0, last, std), want, rtol=1e-12, atol=1e-14)
+
+
+def test_the_last_small_variance_is_the_one_before() -> None:
+    """DDPM's log-variance at its first entry: posterior_variance[1] (from 0) for small; betas[0] is the large one."""
+    betas = torch.linspace(1e-4, 0.02, 10, dtype=torch.float64)
+    bar = torch.cumprod(1 - betas, 0)
+    second = float(betas[1] * (1 - bar[0]) / (1 - bar[1]))
+    table = Table(LinearBetas(10))
+    now, clean, before = table(row(0.1)), table(row(0.0)), table(row(0.2))
+    want = {"small": math.log(second), "large": math.log(1e-4)}
+    for variance, log_v in want.items():
+        got = log_variance(variance, now, clean, PRED, before)  # type: ignore[arg-type]
+        torch.testing.assert_close(got.flatten(), torch.full_like(got.flatten(), log_v), rtol=1e-9, atol=0)
+    mix = PRED.var_mix
+    assert mix is not None
+    between = mix * want["large"] + (1 - mix) * want["small"]
+    torch.testing.assert_close(log_variance("learned", now, clean, PRED, before), between, rtol=1e-9, atol=0)
+    alone = log_variance("small", now, clean, PRED)  # a chain of one step: large
+    torch.testing.assert_close(alone.flatten(), row(math.log(1e-4)), rtol=1e-9, atol=0)
+    # Away from the data the step before is not looked at.
+    torch.testing.assert_close(
+        log_variance("small", before, now, PRED, table(row(0.3))), log_variance("small", before, now, PRED)
+    )
+
+
+def test_a_decoder_without_bins_is_a_density() -> None:
+    now, before = Linear()(row(0.3)), Linear()(row(0.5))
+    small = 0.3**2 * (0.5**2 - (0.5 / 0.7) ** 2 * 0.3**2) / 0.5**2
+    mix = PRED.var_mix
+    assert mix is not None
+    for variance, v in (
+        ("small", small + 0 * mix),
+        ("large", 0.09 + 0 * mix),
+        ("learned", 0.09**mix * small ** (1 - mix)),
+    ):
+        want = -torch.distributions.Normal(PRED.x0, v.sqrt()).log_prob(X0)
+        got = decoder_term(X0, PRED, now, before, variance)  # type: ignore[arg-type]
+        torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-11)
+    assert torch.equal(decoder_term(X0, PRED, now, before), decoder_term(X0, PRED, now, before, "learned"))
+
+
+def bins(mean: float, sigma: float, dtype: torch.dtype = torch.float64) -> Tensor:
+    """-L_0 of every one of 256 pixel values, with a decoder N(mean, sigma²)."""
+    x0 = (torch.arange(256, dtype=torch.float64) / 127.5 - 1).to(dtype)[:, None]
+    now = VE(1.0)(torch.full((256,), sigma, dtype=torch.float64))
+    pred = Denoised(torch.full_like(x0, mean), torch.zeros_like(x0))
+    return -decoder_term(x0, pred, now, None, "large", 2 / 255)[:, 0]
+
+
+@pytest.mark.parametrize("sigma", [0.002, 0.02, 0.3, 2.0])
+@pytest.mark.parametrize("mean", [-1.0, 0.003, 0.71, 1.5])
+def test_a_decoder_with_bins_is_the_mass_in_them(mean: float, sigma: float) -> None:
+    log_p = bins(mean, sigma)
+    torch.testing.assert_close(torch.logsumexp(log_p, 0), torch.zeros((), dtype=torch.float64), rtol=0, atol=1e-12)
+    edges = torch.arange(1, 256, dtype=torch.float64) / 127.5 - 1 - 1 / 255
+    cdf = torch.cat([torch.zeros(1), torch.from_numpy(stats.norm(mean, sigma).cdf(edges.numpy())), torch.ones(1)])
+    torch.testing.assert_close(log_p.exp(), cdf.diff(), rtol=1e-8, atol=1e-14)
+    torch.testing.assert_close(bins(mean, sigma, torch.float32).double(), log_p, rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("mean", [-30.0, -1.4, 1.3, 40.0])
+def test_bins_far_from_the_mean_keep_their_digits(mean: float) -> None:
+    """ln of the integral of exp(-z²/2)/sqrt(2·pi) over a bin that begins at z > 0, its first factor taken out."""
+    sigma = 0.01
+    log_p, single = bins(mean, sigma), bins(mean, sigma, torch.float32)
+    assert single.isfinite().all()
+    torch.testing.assert_close(single.double(), log_p, rtol=1e-4, atol=1e-30)
+    for u in (1, 100, 128, 254):
+        x = u / 127.5 - 1
+        z, width = (abs(x - mean) - 1 / 255) / sigma, 2 / 255 / sigma
+        inner = integrate.quad(lambda d, z=z: math.exp(-d * d / 2 - z * d), 0, width, epsabs=0, epsrel=1e-12)[0]
+        want = -z * z / 2 + math.log(inner / math.sqrt(2 * math.pi))
+        assert float(log_p[u]) == pytest.approx(want, rel=1e-10)
+    for u, sign in ((0, 1), (255, -1)):
+        x = u / 127.5 - 1
+        want = stats.norm.logcdf((sign * (x - mean) + 1 / 255) / sigma)
+        assert float(log_p[u]) == pytest.approx(want, rel=1e-10, abs=1e-300)
+
+
+def test_a_decoders_gradients_are_finite_and_right() -> None:
+    x0 = torch.tensor([[-1.0, -0.5 / 127.5, 1.0, 0.5 / 127.5]], dtype=torch.float64).repeat(3, 1)
+    now, before = Linear()(torch.full((3,), 0.01).double()), Linear()(torch.full((3,), 0.02).double())
+    mean = (x0 + torch.tensor([[0.004], [-0.3], [5.0]])).requires_grad_()
+    mix = torch.full_like(x0, 0.4).requires_grad_()
+
+    def of(m: Tensor, k: Tensor) -> Tensor:
+        return decoder_term(x0, Denoised(m, m, k), now, before, "learned", 2 / 255)
+
+    assert torch.autograd.gradcheck(of, (mean, mix), rtol=1e-4, atol=1e-6)
+    single = Denoised(mean.detach().float().requires_grad_(), mean.detach().float(), mix.detach().float())
+    loss = decoder_term(x0.float(), single, now, before, "learned", 2 / 255)
+    (slope,) = torch.autograd.grad(loss.sum(), single.x0)
+    assert slope.isfinite().all()
+
+
+def test_a_model_without_a_learned_variance_cannot_be_asked_for_it() -> None:
+    now, nxt = Linear()(row(0.5)), Linear()(row(0.4))
+    with pytest.raises(ValueError, match=r"no learned variance.*small or large"):
+        step_term(X0, PRED._replace(var_mix=None), now, nxt)
+    for variance in ("small", "large"):
+        with_none = step_term(X0, PRED._replace(var_mix=None), now, nxt, variance)  # type: ignore[arg-type]
+        assert torch.equal(with_none, step_term(X0, PRED, now, nxt, variance))  # type: ignore[arg-type]
