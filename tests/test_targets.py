@@ -5,26 +5,34 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from gaussian import PAIRS, PATHS, TARGETS, VP
-from inkwash.model import Indexed, Model, Plain, UnitVariance
-from inkwash.paths import Linear, LinearBetas, Table
-from inkwash.targets import X0, Eps, Flow, V, check, solve
-from inkwash.types import Coeffs, Condition, Query
+import gaussian
+from gaussian import PAIRS, PATHS, TARGETS
+from inkwash.data import Dataset, DataSpec
+from inkwash.model import EdmInputs, Indexed, Model, Plain, UnitVariance
+from inkwash.paths import VE, VP, CosineSchedule, Linear, LinearBetas, Shifted, Table
+from inkwash.recipes import Recipe
+from inkwash.targets import X0, Edm, Eps, Flow, V, check, solve, trained_times
+from inkwash.training.setup import set_up
+from inkwash.types import Coeffs, Condition, Path, Query
 
 T = torch.tensor([0.001, 0.02, 0.137, 0.5, 0.731, 0.99], dtype=torch.float64)
 
 
-@pytest.mark.parametrize(("path", "target"), PAIRS)
+EDM = {"edm": Edm(), "edm 2": Edm(2.0)}
+
+
+@pytest.mark.parametrize(("path", "target"), [*PAIRS, *((p, t) for p in PATHS for t in EDM)])
 def test_round_trip(path: str, target: str) -> None:
     """(x0, eps) -> (x, y) -> (x0, eps), row by row at different times."""
     g = torch.Generator().manual_seed(0)
     x0, eps = torch.randn(2, len(T), 3, 4, dtype=torch.float64, generator=g)
     c = PATHS[path](T)
-    a, b = TARGETS[target](c)
+    a, b = (TARGETS | EDM)[target](c)
 
     def rows(v: Tensor) -> Tensor:
         return v[:, None, None]
@@ -57,26 +65,88 @@ def test_v_is_the_derivative_in_the_angle() -> None:
 
 
 @dataclass(frozen=True)
-class Edm:
-    """A user's own target: EDM's F for data of deviation sd (Karras et al. 2022, eq. 7)."""
+class Turned:
+    """A user's own target: v turned by an angle, y = cos(turn)·v + sin(turn)·x."""
 
-    sd: float = 0.5
+    turn: float = 0.7
 
     def __call__(self, c: Coeffs) -> tuple[Tensor, Tensor]:
-        s = self.sd * (c.alpha**2 * self.sd**2 + c.sigma**2).sqrt()
-        return c.sigma / s, -c.alpha * self.sd**2 / s
+        cos, sin = math.cos(self.turn), math.sin(self.turn)
+        return cos * -c.sigma + sin * c.alpha, cos * c.alpha + sin * c.sigma
 
 
 @pytest.mark.parametrize("path", PATHS)
 def test_a_users_own_target(path: str) -> None:
-    """EDM's preconditioning D = c_skip·x + c_out·F falls out of the 2x2 solve; it is never singular."""
+    """Knowing x, y says no more and no less than v = (y - sin·x)/cos."""
     c = PATHS[path](T)
-    check(PATHS[path], Edm(), torch.linspace(0, 1, 11, dtype=torch.float64))
+    check(PATHS[path], Turned(), torch.linspace(0, 1, 11, dtype=torch.float64))
     x, y = torch.randn(2, len(T), 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    s, sd = c.sigma / c.alpha, 0.5  # EDM's sigma, and its x, are those of alpha = 1
+    ours, v = solve(c, Turned()(c), x, y), solve(c, V()(c), x, (y - math.sin(0.7) * x) / math.cos(0.7))
+    torch.testing.assert_close(ours.x0, v.x0, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(ours.eps, v.eps, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("sd", [0.5, 1.7])
+@pytest.mark.parametrize("path", PATHS)
+def test_edm_is_never_singular_and_has_unit_variance(path: str, sd: float) -> None:
+    """det = -S/sd, and Var F = a²·sd² + b² = 1 for data of deviation sd (math.md, eq. 28)."""
+    times = torch.linspace(0, 1, 11, dtype=torch.float64)
+    check(PATHS[path], Edm(sd), times)
+    c = PATHS[path](times)
+    a, b = Edm(sd)(c)
+    S = (c.alpha**2 * sd**2 + c.sigma**2).sqrt()
+    torch.testing.assert_close(c.alpha * b - c.sigma * a, -S / sd, rtol=1e-13, atol=0)
+    torch.testing.assert_close(a**2 * sd**2 + b**2, torch.ones_like(a), rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("sd", [0.5, 1.7])
+@pytest.mark.parametrize("path", PATHS)
+def test_edm_is_karras_preconditioning(path: str, sd: float) -> None:
+    """D = c_skip·x + c_out·F(c_in·x; c_noise) of Karras et al. (2022), table 1, whatever the network, on every path."""
+    net = Wavy()
+    model = Model(net, PATHS[path], Edm(sd), EdmInputs(sd))
+    c = PATHS[path](T)
+    x = torch.randn(len(T), 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = model(Query(x, T, T), Condition()).x0
+    s = c.sigma / c.alpha  # EDM's sigma; its x is ours divided by alpha
     c_skip, c_out = sd**2 / (s**2 + sd**2), s * sd / (s**2 + sd**2).sqrt()
-    want = c_skip[:, None] * x / c.alpha[:, None] + c_out[:, None] * y
-    torch.testing.assert_close(solve(c, Edm()(c), x, y).x0, want, rtol=1e-9, atol=1e-10)
+    c_in, c_noise = 1 / (s**2 + sd**2).sqrt(), s.log() / 4
+    x_hat = x / c.alpha[:, None]
+    want = c_skip[:, None] * x_hat + c_out[:, None] * torch.sin(3 * c_in[:, None] * x_hat)
+    torch.testing.assert_close(found, want, rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(net.t_emb, (1000 * c_noise).float(), rtol=1e-6, atol=0)
+
+
+class Wavy(nn.Module):
+    """An arbitrary network."""
+
+    def forward(self, x: Tensor, t_emb: Tensor, s_emb: Tensor, cond: Condition) -> Tensor:
+        self.t_emb = t_emb
+        return torch.sin(3 * x)
+
+
+def test_edm_defaults_to_half() -> None:
+    assert Edm() == Edm(0.5)
+    assert EdmInputs() == EdmInputs(0.5)
+
+
+@pytest.mark.parametrize("cls", [Edm, EdmInputs])
+@pytest.mark.parametrize("std", [0.0, -1.0, math.inf, math.nan])
+def test_a_deviation_is_more_than_nothing(cls: type, std: float) -> None:
+    with pytest.raises(ValueError, match=f"data_std = {std} must be a deviation"):
+        cls(std)
+
+
+def test_edms_clock_is_finite() -> None:
+    """250·ln(sigma/alpha), held at ratios of 1e-4 and 1e4."""
+    ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    limit = 1000 * math.log(10)
+    c = Linear()(ends)
+    assert EdmInputs().clock(ends, c).tolist() == pytest.approx([-limit, limit], rel=1e-14)
+    assert EdmInputs(0.3).scale(c).tolist() == pytest.approx([1 / 0.3, 1.0], rel=1e-14)
+    for ratio in (2e-4, 1.0, 5e3):
+        c = VE(ratio)(ends)
+        assert float(EdmInputs().clock(ends, c)[1]) == pytest.approx(250 * math.log(ratio), rel=1e-14)
 
 
 def test_solve_in_float32_is_cast_from_float64() -> None:
@@ -105,7 +175,7 @@ def test_v_and_linear_flow_are_never_singular(target: V | Flow) -> None:
         (Linear(), X0(), [0.5, 0.0], ["X0()", "t = 0 (alpha = 1, sigma = 0)", "without that time"]),
         (Table(LinearBetas(10)), X0(), [1.0, 0.0], ["X0()", "t = 0 "]),
         (Table(LinearBetas(10)), Flow(), [0.5], ["Flow()", "time derivatives", "Table", "Use target v, eps or x0"]),
-        (VP(), Flow(), [0.5, 0.0], ["Flow()", "t = 0 (alpha = 1, sigma = 0)", "inf"]),
+        (gaussian.VP(), Flow(), [0.5, 0.0], ["Flow()", "t = 0 (alpha = 1, sigma = 0)", "inf"]),
     ],
 )
 def test_what_has_no_solution_is_refused(path: object, target: object, times: list[float], says: list[str]) -> None:
@@ -122,6 +192,63 @@ def test_one_derivative_is_enough_to_be_refused_on_a_table() -> None:
     for half in (lambda c: (c.dalpha, torch.ones_like(c.alpha)), lambda c: (torch.ones_like(c.alpha), c.dsigma)):
         with pytest.raises(ValueError, match="time derivatives"):
             check(Table(LinearBetas(10)), half, torch.ones(3, dtype=torch.float64))
+
+
+TO_THE_END = Table(LinearBetas(10), zero_snr=True)
+
+
+@pytest.mark.parametrize("steps", [2, 10, 1000])
+def test_zero_terminal_snr_refuses_eps(steps: int) -> None:
+    """The last entry is trained, though no entry near it is singular; the reason is given, and v is accepted."""
+    path = Table(LinearBetas(steps, end=min(0.3, 20 / steps)), zero_snr=True)
+    for make in (
+        lambda target: Model(nn.Identity(), path, target),
+        lambda target: Recipe(DataSpec("x"), path, target),
+    ):
+        with pytest.raises(ValueError, match=r"t = 1 \(alpha = 0, sigma = 1\).*the noise says nothing of the data.*v"):
+            make(Eps())
+        for target in (V(), X0(), Edm()):
+            make(target)
+    Model(nn.Identity(), Table(LinearBetas(steps)), Eps())  # a table that stops short of it
+
+
+@pytest.mark.parametrize("path", [Linear(), VP(CosineSchedule()), Shifted(Linear(), 3.0), VP(), VE()])
+def test_eps_can_be_trained_where_alpha_is_0_only_at_the_end(path: Path) -> None:
+    Model(nn.Identity(), path, Eps())
+    Model(nn.Identity(), path, X0())
+
+
+def test_trained_times() -> None:
+    inside = [i / 20 for i in range(1, 20)]
+    assert trained_times(Linear()).tolist() == pytest.approx([*inside, 1 - 1e-6], rel=1e-14)
+    assert float(trained_times(Linear())[-1]) < 1
+    assert trained_times(TO_THE_END).tolist() == pytest.approx([math.ceil(10 * t - 1e-9) / 10 for t in [*inside, 1]])
+
+
+def test_only_without_signal_is_the_noise_to_blame() -> None:
+    for path, target, time in ((Linear(), X0(), 0.0), (gaussian.VP(), Flow(), 0.0)):
+        with pytest.raises(ValueError, match="does not determine") as error:
+            check(path, target, torch.tensor([time], dtype=torch.float64))  # type: ignore[arg-type]
+        assert "noise says nothing" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "target", "inputs"),
+    [
+        (Linear(), Flow(), UnitVariance(1.155)),
+        (VP(), V(), UnitVariance(1.155)),
+        (Table(LinearBetas(30)), V(), Indexed(30)),
+        (VE(), V(), EdmInputs(1.155)),
+        (VE(), Edm(0.7), EdmInputs(0.7)),
+        (Linear(), Edm(0.7), EdmInputs(0.7)),
+        (Table(LinearBetas(30)), Edm(), EdmInputs(0.5)),
+    ],
+)
+def test_inputs_that_a_recipe_leaves_open(path: object, target: object, inputs: object) -> None:
+    """The clock is the table's index, EDM's for its path or target, and else 1000·t; the deviation is the data's."""
+    points = np.array([[-1.5, 1.5], [0.5, -0.5]], dtype=np.float32)  # encoded to -1 and 1
+    made = set_up(Recipe(DataSpec("x"), path, target), Dataset("x", points, None, (), None, "", True))  # type: ignore[arg-type]
+    assert made.model.inputs == made.recipe.inputs == inputs
 
 
 def test_a_grid_of_rows_is_checked_row_by_row() -> None:

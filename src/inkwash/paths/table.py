@@ -93,7 +93,7 @@ class Table(Component):
         log_alpha_bar = torch.cat([torch.zeros(1, dtype=torch.float64), torch.log1p(-self._betas).cumsum(0)])
         if not self.zero_snr:
             return torch.atan2((-torch.expm1(log_alpha_bar)).sqrt(), (log_alpha_bar / 2).exp())
-        # alpha <- alpha_1·(alpha - alpha_T)/(alpha_1 - alpha_T), and 1 minus that, in differences with all their digits.
+        # alpha_1·(alpha - alpha_T)/(alpha_1 - alpha_T), and 1 minus that, in differences that keep their digits.
         log = log_alpha_bar[1:] / 2
         first, last = log[0], log[-1]
         alpha = log.exp() * torch.expm1(last - log) / torch.expm1(last - first)
