@@ -89,7 +89,7 @@ def test_a_users_own_target(path: str) -> None:
 @pytest.mark.parametrize("sd", [0.5, 1.7])
 @pytest.mark.parametrize("path", PATHS)
 def test_edm_is_never_singular_and_has_unit_variance(path: str, sd: float) -> None:
-    """det = -S/sd, and Var F = a²·sd² + b² = 1 for data of deviation sd (math.md, eq. 28)."""
+    """det = -S/sd, and Var F = a²·sd² + b² = 1 for data of deviation sd (math.md, section 10)."""
     times = torch.linspace(0, 1, 11, dtype=torch.float64)
     check(PATHS[path], Edm(sd), times)
     c = PATHS[path](times)

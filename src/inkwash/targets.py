@@ -65,7 +65,7 @@ class Flow(Component):
 
 @dataclass(frozen=True)
 class Edm(Component):
-    """EDM's F: (a, b) = (sigma, -alpha·sd²)/(sd·S), S² = alpha²·sd² + sigma² (Karras et al. 2022; math.md, eq. 28).
+    """EDM's F: (a, b) = (sigma, -alpha·sd²)/(sd·S), S² = alpha²·sd² + sigma² (Karras et al. 2022; math.md, section 10).
 
     It has unit variance at every time for data of deviation sd = data_std, and det = -S/sd: never singular. On `VE`,
     with `EdmInputs`, the model's x0 is their D = c_skip·x + c_out·F(c_in·x). Raises ValueError for a data_std that is
