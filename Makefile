@@ -1,5 +1,6 @@
 # make demo   clone to pictures: .venv, the package, Fashion-MNIST, DEMO_MINUTES of training, runs/demo
 # make test   lint, types, tests
+# make mutants  every token of the formulas changed in turn: does a test fail?
 # make bench  the networks against diffusers', training and sampling
 
 PYTHON ?= python3
@@ -7,7 +8,7 @@ DEMO_MINUTES ?= 4
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint types tests slow bench clean
+.PHONY: demo test lint types tests slow mutants bench clean
 
 demo: .venv/installed
 	$(BIN)/inkwash demo --minutes $(DEMO_MINUTES)
@@ -27,6 +28,9 @@ tests: .venv/installed-dev
 
 slow: .venv/installed-dev
 	$(BIN)/python -m pytest -m "slow or not slow"
+
+mutants: .venv/installed-dev
+	$(BIN)/python tools/mutants.py
 
 bench: .venv/installed-dev
 	$(BIN)/python bench/nets.py

@@ -35,6 +35,8 @@ FLAGS = ("-x", "-q", "--tb=no", "--assert=plain", "-p", "no:cacheprovider", "-p"
          "-m", "not slow and not gpu and not net", "-W", "ignore::pytest.PytestConfigWarning")  # fmt: skip
 MEMORY = 6 << 30
 """Bytes a child may hold: a mutant's loop that never ends may also never stop allocating."""
+GRACE = 3.0
+"""Seconds of the processor that every test is given, beside ten times those it took unchanged."""
 PATIENCE = 600
 """Seconds after which a child is ended that waits for something, whatever it is; work is limited test by test."""
 
@@ -256,7 +258,7 @@ def _plan(mutant: Mutant, tests: Sequence[Surveyed], recent: Sequence[tuple[str,
         reaching = part.reaching(mutant)
         ranks = [rank.get((part.file, i), len(rank)) for i in every]
         if reaching:
-            reaching.sort(key=lambda i, part=part, ranks=ranks: (ranks[i], part.seconds[i]))
+            reaching = [i for *_, i in sorted((ranks[i], part.seconds[i], i) for i in reaching)]
             near.append((ranks[reaching[0]], Stage(part, reaching)))
         if len(reaching) < len(every) and not expected:
             rest.append(Stage(part, sorted(set(every) - set(reaching))))
@@ -313,7 +315,7 @@ class _Runner:
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
         self._now = self._number.get(item)
         usual = 1.0 if self._now is None else self.stage.tests.seconds[self._now]
-        signal.setitimer(signal.ITIMER_PROF, 3 + 10 * usual)
+        signal.setitimer(signal.ITIMER_PROF, GRACE + 10 * usual)
         return (yield)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

@@ -76,7 +76,7 @@ class Report:
         lines = [f"{'room':14}{'mutants':>9}{'killed':>9}{'timed out':>11}{'survived':>10}{'killed':>9}"]
         total: Counter[str] = Counter()
         for room, found in self.outcomes.items():
-            counts = Counter(outcome.verdict for _, outcome in found)
+            counts = Counter(str(outcome.verdict) for _, outcome in found)
             total += counts
             lines.append(_row(room, counts))
         lines.append(_row("all", total))

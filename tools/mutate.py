@@ -101,23 +101,20 @@ def mutants(source: str, file: str) -> list[Mutant]:
     tree = ast.parse(source)
     text = _Text(source)
     found = sorted(set(_Finder(text, tree, file).found), key=lambda m: (m.begin, m.end, m.new))
-    blocks = [(_first_line(node), node.end_lineno or node.lineno) for node in tree.body]
-    seen: set[tuple[int, str]] = set()
+    seen: set[str] = set()
     kept = []
-    for mutant in found:
-        first, last = next((first, last) for first, last in blocks if first <= mutant.row <= last)
-        begin, end = text.place(first, 0), text.place(last + 1, 0)
-        if not seen & {(first, "itself")}:
-            seen |= {(first, "itself"), (first, ast.dump(ast.parse(text.raw[begin:end])))}
-        try:
-            meaning = ast.dump(
-                ast.parse(mutant.applied(source).encode()[begin : end + len(mutant.new) - len(mutant.old)])
-            )
-        except SyntaxError:  # `f(min=0, max=1)` with one name changed
-            continue
-        if (first, meaning) not in seen:
-            seen.add((first, meaning))
-            kept.append(mutant)
+    for node in tree.body:
+        first, stop = text.place(_first_line(node), 0), text.place((node.end_lineno or 0) + 1, 0)
+        seen.add(ast.dump(ast.parse(text.raw[first:stop])))
+        for mutant in (m for m in found if first <= m.begin < stop):
+            try:
+                block = text.raw[first : mutant.begin] + mutant.new.encode() + text.raw[mutant.end : stop]
+                meaning = ast.dump(ast.parse(block))
+            except SyntaxError:  # `f(min=0, max=1)` with one name changed
+                continue
+            if meaning not in seen:
+                seen.add(meaning)
+                kept.append(mutant)
     return kept
 
 
@@ -127,7 +124,7 @@ class _Text:
     def __init__(self, source: str) -> None:
         self.raw = source.encode()
         self.lines = source.splitlines(keepends=True)
-        self.starts = list(itertools.accumulate((len(line.encode()) for line in self.lines), initial=0))
+        self.starts: list[int] = list(itertools.accumulate((len(line.encode()) for line in self.lines), initial=0))
         self.starts.append(len(self.raw))
         words = tokenize.generate_tokens(io.StringIO(source).readline)
         self.tokens = [
@@ -152,7 +149,8 @@ class _Text:
 
 
 def _first_line(node: ast.stmt) -> int:
-    return min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
+    decorators: list[ast.expr] = getattr(node, "decorator_list", [])
+    return min([node.lineno, *(d.lineno for d in decorators)])
 
 
 class _Finder(ast.NodeVisitor):
@@ -224,11 +222,9 @@ class _Finder(ast.NodeVisitor):
         if not (isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"):
             self.generic_visit(node)
 
-    def visit_arg(self, node: ast.arg) -> None: ...
-    def visit_Raise(self, node: ast.Raise) -> None: ...
-    def visit_Import(self, node: ast.Import) -> None: ...
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> None: ...
-    def visit_JoinedStr(self, node: ast.JoinedStr) -> None: ...
+    def visit(self, node: ast.AST) -> None:
+        if not isinstance(node, (ast.arg, ast.Raise, ast.Import, ast.ImportFrom, ast.JoinedStr)):
+            super().visit(node)
 
     def visit_Expr(self, node: ast.Expr) -> None:
         if not isinstance(node.value, ast.Constant):  # a docstring, or an ellipsis
@@ -415,5 +411,5 @@ def _is_alias(value: ast.expr) -> bool:
         case ast.Subscript(value=ast.Name(id=name)):
             return name in _BRANDS
         case ast.BinOp(op=ast.BitOr()):
-            return True
+            return all(n.id[0].isupper() for n in ast.walk(value) if isinstance(n, ast.Name))
     return False
