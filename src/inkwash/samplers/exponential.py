@@ -8,7 +8,7 @@ of order 1, which is DDIM's, is exact there in the limit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -45,11 +45,10 @@ class DpmSolver(Component):
         if self.order == 2:
             moments[0] = step.length * step.total / 2  # as published: the first moment to first order in h
         weights = step.alpha[:, None] * corrections(nodes, moments, used(times, self.order))
-        carry, first = rows(step.carry, x), rows(step.alpha * step.total, x)
-        spread, random = rows(step.spread, x), (step.spread > 0).any(1).tolist()
+        first, spread, random = step.first(x), rows(step.spread, x), (step.spread > 0).any(1).tolist()
 
         def base(i: int, x: Tensor, pred: Denoised) -> tuple[Tensor, Tensor]:
-            x = carry[i] * x + first[i] * pred.x0
+            x = first(i, x, pred)
             return x + spread[i] * noise(x, i, Stream.STEP) if random[i] else x, pred.x0
 
         return remembering(x, times, weights, base)
@@ -83,7 +82,7 @@ class UniPC(Component):
         return self._walk(x, times, step, predict, correct)
 
     def _walk(self, x: Tensor, times: Tensor, step: _Step, predict: Tensor, correct: Tensor) -> Asking:
-        carry, first = rows(step.carry, x), rows(step.alpha * step.total, x)
+        first = step.first(x)
         p, c = [rows(w, x) for w in predict.unbind(1)], [rows(w, x) for w in correct.unbind(1)]
         history: list[Tensor] = []
         base = x
@@ -96,7 +95,7 @@ class UniPC(Component):
                     x = x + w[i - 1] * f
             history.insert(0, pred.x0)
             del history[self.order :]
-            x = base = carry[i] * x + first[i] * pred.x0
+            x = base = first(i, x, pred)
             for w, f in zip(p, history, strict=False):
                 x = x + w[i] * f
             return x
@@ -106,15 +105,19 @@ class UniPC(Component):
 
 @dataclass(frozen=True)
 class _Step:
-    """The steps of a grid, each [N, B]: where lambda starts, its length h, and the factors of x and of a constant x0.
+    """The steps of a grid, each [N, B]: where lambda starts, its length h, and the factors of the step of order 1.
 
     With speed k the past is forgotten as e^(-k·h): 1 for the flow, 2 for the SDE, which adds noise of `spread`.
+    `data` and `fresh` are the factors of x0 and eps, the latter only where a rising grid leaves sigma = 0, x/sigma is
+    infinite and the step is DDIM's in its own form.
     """
 
     start: Tensor
     length: Tensor
     alpha: Tensor
     carry: Tensor
+    data: Tensor
+    fresh: Tensor
     spread: Tensor
     total: Tensor
     speed: int
@@ -126,7 +129,23 @@ class _Step:
         h = level.diff(dim=0)
         forgotten = torch.exp(-(speed - 1) * h) if speed > 1 else torch.ones_like(h)
         spread = nxt.sigma * (-torch.expm1(-2 * h)).sqrt() if speed > 1 else torch.zeros_like(h)
-        return cls(level[:-1], h, nxt.alpha, nxt.sigma / now.sigma * forgotten, spread, -torch.expm1(-speed * h), speed)
+        total, clean = -torch.expm1(-speed * h), now.sigma == 0
+        carry = torch.where(clean, 0.0, nxt.sigma / now.sigma * forgotten)
+        data = torch.where(clean, nxt.alpha, nxt.alpha * total)
+        data = torch.where(nxt.alpha > 0, data, -now.alpha * nxt.sigma / now.sigma)  # where total is infinite
+        fresh = torch.where(clean, nxt.sigma, 0.0)
+        return cls(level[:-1], h, nxt.alpha, carry, data, fresh, spread, total, speed)
+
+    def first(self, x: Tensor) -> Callable[[int, Tensor, Denoised], Tensor]:
+        """The step of order 1, without its noise."""
+        carry, data, fresh = rows(self.carry, x), rows(self.data, x), rows(self.fresh, x)
+        leaves = (self.fresh > 0).any(1).tolist()
+
+        def step(i: int, x: Tensor, pred: Denoised) -> Tensor:
+            x = carry[i] * x + data[i] * pred.x0
+            return x + fresh[i] * pred.eps if leaves[i] else x
+
+        return step
 
     def moments(self, nodes: Sequence[Tensor]) -> list[Tensor]:
         """The integrals of k·e^(k·(tau - h))·(tau - u_0)...(tau - u_{m-1}) over a step, m = 1, 2, ... (eq. 32).
