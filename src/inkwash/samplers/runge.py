@@ -90,10 +90,11 @@ class Heun(Component):
         """The times [N, B] the steps start from, once noise was added."""
         now = path(times[:-1])
         ratio = now.sigma / now.alpha
-        more = min(self.churn / len(ratio), math.sqrt(2) - 1)
+        moving = times[:-1] != times[1:]  # steps that fill a row up to the length of others do not count
+        more = (self.churn / moving.sum(0).double()).clamp(max=math.sqrt(2) - 1)
         within = (ratio >= self.churn_min) & (ratio <= (math.inf if self.churn_max is None else self.churn_max))
-        within &= ratio.isfinite() & (times[:-1] != times[1:])  # where all is noise already, none can be added
-        return torch.where(within, path.time(ratio * (1 + more)), times[:-1]) if more > 0 else times[:-1]
+        within &= ratio.isfinite() & moving  # where all is noise already, none can be added
+        return torch.where(within, path.time(ratio * (1 + more)), times[:-1]) if self.churn > 0 else times[:-1]
 
     def _noising(self, before: Coeffs, after: Coeffs, x: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """The factors of x and of fresh noise that take it from its time to the start of the step."""
