@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Annotated, Any, Literal
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 import inkwash
 from inkwash.codec import AnyCodec, Standard
 from inkwash.grids import AnyGrid, Even, Karras, Leading, Linspace, Listed, LogSnr, Quadratic, Trailing
-from inkwash.kinds import OneOf, from_table, kinds_of, members_of, to_table
+from inkwash.kinds import OneOf, from_table, from_text, in_text, kinds_of, members_of, split_texts, to_table
 from inkwash.model import AnyInputs, EdmInputs, Indexed, Plain, UnitVariance
 from inkwash.nets import AnyNet
 from inkwash.objectives import (
@@ -50,7 +51,19 @@ from inkwash.paths import (
     SigmoidSchedule,
     Table,
 )
-from inkwash.samplers import Ancestral, AnySampler, Ddim, Euler, Heun
+from inkwash.samplers import (
+    Adams,
+    Ancestral,
+    AnySampler,
+    Ddim,
+    Deis,
+    DpmSolver,
+    Euler,
+    Heun,
+    Ipndm,
+    RungeKutta,
+    UniPC,
+)
 from inkwash.targets import X0, AnyTarget, Edm, Eps, Flow, V
 from inkwash.times import AnyDensity, Importance, LogitNormal, LogNormalNoise, Uniform
 from inkwash.types import Component
@@ -63,7 +76,9 @@ SETTINGS: list[tuple[Any, Any]] = [
     *((AnyWeight, w) for w in (Unweighted(), MinSnr(4.0), SoftMinSnr(4.0), EdmWeight(0.6))),
     *((AnyWeight, w) for w in (P2(0.5, 2.0), SigmoidWeight(-1.0))),
     *((AnyCoupling, c) for c in (Independent(), OptimalTransport())),
-    *((AnySampler, s) for s in (Ddim(0.5, "large"), Ancestral("large"), Euler(), Heun())),
+    *((AnySampler, s) for s in (Ddim(0.5, "large"), Ancestral("learned"), Euler(), Heun(2.0, 0.05, 50.0, 1.003))),
+    *((AnySampler, s) for s in (DpmSolver(3, sde=True), UniPC(3, "bh1"), Deis(4), Ipndm(2), Adams(3))),
+    (AnySampler, RungeKutta(1e-4, 1e-5, 0.01)),
     (AnyObjective, Regression("huber", LogitNormal(0.1, 2.0), MinSnr(3.0), OptimalTransport())),
     (AnyObjective, Hybrid(0.01, "l1", Importance(), P2(), 50)),
     (AnyObjective, Bound(Importance(50), 20)),
@@ -164,7 +179,7 @@ def test_instances_pass() -> None:
         (AnySampler, 3, ["needs a `kind`"]),
         (AnySampler, {"kind": "ddim", "eta": "half"}, ["ddim.eta", "valid number"]),
         (AnySampler, {"kind": "ddim", "eta": 1.5}, ["eta must lie in [0, 1]", "1.5"]),
-        (AnySampler, {"kind": "ancestral", "added": "medium"}, ["ancestral.added", "'small' or 'large'"]),
+        (AnySampler, {"kind": "ancestral", "added": "medium"}, ["ancestral.added", "'small', 'large' or 'learned'"]),
         (AnyPath, {"kind": "table", "betas": {"kind": "cosine", "stps": 5}}, ["stps", "Unexpected keyword"]),
         (AnyPath, {"kind": "table", "betas": [0.1, 2.0]}, ["beta_2 = 2"]),
         (AnyObjective, {"kind": "regression", "times": {"kind": "uniform", "std": 1}}, ["uniform.std"]),
@@ -236,6 +251,7 @@ def test_tables_of_parts_without_a_kind() -> None:
         "steps": 7,
         "guidance": 1.0,
         "clip": False,
+        "grid": {"kind": "even"},
     }
     assert from_table(inkwash.Sampling, table) == sampling
 
@@ -255,3 +271,49 @@ def test_none_is_left_out_and_lists_are_plain() -> None:
         "many": [linear, {"betas": [0.5], "zero_snr": False, "kind": "table"}],
         "named": {"a": linear, "b": [1, 2]},
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "component"),
+    [
+        ("heun", Heun()),
+        (" ddim(eta=0.5) ", Ddim(0.5)),
+        ("ddim(eta=0.5, added=large)", Ddim(0.5, "large")),
+        ("dpm++(order=3, sde=true)", DpmSolver(3, sde=True)),
+        ('unipc(variant="bh1")', UniPC(variant="bh1")),
+        ("heun(churn=10, churn_max=50)", Heun(10.0, churn_max=50.0)),
+    ],
+)
+def test_components_as_text(text: str, component: Any) -> None:
+    """And back: what differs from the defaults is said."""
+    assert from_text(AnySampler, text, "sampler") == component
+    assert from_text(AnySampler, in_text(component), "sampler") == component
+
+
+def test_text_says_what_differs() -> None:
+    assert in_text(Heun()) == "heun"
+    assert in_text(Ddim(0.5, "large")) == "ddim(eta=0.5, added=large)"
+    assert in_text(DpmSolver(sde=True)) == "dpm++(sde=true)"
+
+
+def test_lists_of_texts_are_cut_outside_brackets() -> None:
+    assert split_texts("heun, ddim(eta=0.5, added=large),dpm++") == ["heun", "ddim(eta=0.5, added=large)", "dpm++"]
+    assert split_texts("unipc(order=3)") == ["unipc(order=3)"]
+    assert split_texts("a,,b,") == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("huen", "There is no sampler 'huen'. Did you mean heun?"),
+        ("zzz", "There is no sampler 'zzz'. Choose from ddim, ancestral,"),
+        ("ddim(etta=1)", "The sampler 'ddim(etta=1)' cannot be made: etta: Unexpected keyword argument"),
+        ("ddim(eta=2)", "eta must lie in [0, 1], from deterministic to ancestral, but it is 2"),
+        ("ddim(eta=1", "the bracket is not closed"),
+        ("ddim(eta)", "cannot be made"),
+        ("dpm++(order=7)", "order: Input should be 1, 2 or 3"),
+    ],
+)
+def test_text_that_does_not_fit_is_named(text: str, says: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(says)):
+        from_text(AnySampler, text, "sampler")

@@ -10,9 +10,30 @@ import pytest
 import torch
 
 import inkwash
-from inkwash import MLP, Ancestral, Config, Ddim, Euler, Flow, Heun, Linear, Sampling, Table, UNet, V
+from inkwash import (
+    MLP,
+    VE,
+    Ancestral,
+    Condition,
+    Config,
+    Ddim,
+    DpmSolver,
+    Eps,
+    Euler,
+    Flow,
+    Heun,
+    Linear,
+    Query,
+    RungeKutta,
+    Sampling,
+    Table,
+    UNet,
+    UniPC,
+    V,
+)
 from inkwash.codec import Pixels, Scaled, Standard, codec_for
-from inkwash.model import Indexed, Plain
+from inkwash.grids import Listed
+from inkwash.model import Indexed, Model, Plain, Prepared, UnitVariance
 from inkwash.modelfolder import save_model
 from inkwash.noise import Philox, Stream
 from inkwash.pipeline import CHUNK, Pipeline, find_class
@@ -41,7 +62,9 @@ def pipeline(**changes: Any) -> Pipeline:
     return Pipeline(config, model, torch.device("cpu"))
 
 
-@pytest.mark.parametrize("sampler", [Heun(), Ddim(), Ancestral(), Euler()])
+@pytest.mark.parametrize(
+    "sampler", [Heun(), Ddim(), Ancestral(), Euler(), DpmSolver(3, sde=True), UniPC(), RungeKutta(0.1, 0.1)]
+)
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
 def test_a_picture_is_bit_identical_whatever_the_batch(sampler: Any, guidance: float) -> None:
     pipe = pipeline()
@@ -127,7 +150,7 @@ def test_what_does_not_fit_is_refused_with_the_reason() -> None:
         ({"sampler": "euler", "eta": 1.0}, "eta = 1.0 belongs to the ddim sampler"),
         ({"eta": 1.5}, r"eta must lie in \[0, 1\]"),
         ({"steps": 0}, "at least 1 step"),
-        ({"steps": [0.0, 1.0]}, "must decrease"),
+        ({"steps": [0.0, 1.0]}, "decreasing within"),
         ({"batch_size": 0}, "must be at least 1"),
         ({"guidance": float("nan")}, "guidance = nan must be a finite number"),
         ({"guidance": float("inf")}, "guidance = inf must be a finite number"),
@@ -197,3 +220,56 @@ def test_points_are_drawn_by_a_perceptron() -> None:
     assert x.shape == (500, 2)
     assert np.isfinite(x).all()
     assert (pipe(7, steps=2).array == x[:7]).all()
+
+
+def test_sampling_along_another_path_is_the_same_trajectory() -> None:
+    """At equal noise-to-signal ratios DDIM draws the same pictures on every path, but for rounding."""
+    pipe = pipeline()
+    own = pipe(3, sampler="ddim", grid="karras(low=0.02, high=20)", steps=6)
+    for path in ("ve", "vp", "vp(schedule=cosine)"):
+        other = pipe(3, sampler="ddim", grid="karras(low=0.02, high=20)", steps=6, path=path)
+        assert np.abs(other.array.astype(int) - own.array).max() <= 1  # of 255
+        assert other.settings["path"]["kind"] == path.partition("(")[0]
+    assert own.array.std() > 10
+    assert "path" not in own.settings
+    assert own.settings["grid"] == {"kind": "karras", "low": 0.02, "high": 20.0, "rho": 7.0}
+
+
+def test_a_grid_starts_where_the_model_ends() -> None:
+    """A model trained up to a ratio of 80 cannot be asked at Linear's t = 1, where there is no data at all."""
+    times = Sampling(path=Linear(), steps=4).times(VE())
+    torch.testing.assert_close(times.flatten(), torch.linspace(1, 0, 5, dtype=torch.float64) * 80 / 81)
+    assert Sampling(path=Linear()).asked(VE(), times[:1]).item() == pytest.approx(1.0, abs=1e-12)
+    half = Sampling(path=VE(), steps=2).times(Linear(), 0.5)
+    torch.testing.assert_close(half.flatten(), torch.tensor([0.5, 0.25, 0.0], dtype=torch.float64))
+    assert Sampling(steps=3).asked(Linear(), half) is half
+
+
+def test_a_list_of_times_is_a_grid() -> None:
+    changed = Sampling().changed(steps=[1, 0.5, 0])
+    assert changed.times(Linear()).flatten().tolist() == [1.0, 0.5, 0.0]
+    assert changed.steps == 2
+    assert Sampling(grid=Listed((1.0, 0.4, 0.1, 0.0))).changed(grid="listed(times=[1, 0.2, 0])").steps == 2
+    with pytest.raises(ValueError, match="both say which times"):
+        Sampling().changed(steps=[1, 0.5, 0], grid="karras")
+    with pytest.raises(ValueError, match=r"begins at t = 1, above 0\.5"):
+        changed.times(Linear(), 0.5)
+
+
+@pytest.mark.parametrize("target", [Flow(), V(), Eps()])
+def test_a_prepared_model_answers_as_the_model_does(target: Any) -> None:
+    """Bit for bit: for rows at one time of its grid, at several, and at times it was not prepared for."""
+    net = MLP(16, 1).build((3,), 0)
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.5, generator=torch.Generator().manual_seed(0))
+    model = Model(net, Linear(), target, UnitVariance(0.7))
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
+    prepared = Prepared(model, torch.tensor([0.9, 0.5, 0.1], dtype=torch.float64), x)
+    for times in ([0.5] * 4, [0.9, 0.1, 0.5, 0.5], [0.5, 0.5, 0.5, 0.3], [0.7] * 4, [0.1]):
+        t = torch.tensor(times, dtype=torch.float64)
+        query = Query(x[: len(t)], t, t)
+        found, want = prepared(query, Condition()), model(query, Condition())
+        assert torch.equal(found.x0, want.x0)
+        assert torch.equal(found.eps, want.eps)
+    with pytest.raises(ValueError, match="cannot answer a jump"):
+        prepared(Query(x, torch.full((4,), 0.5), torch.zeros(4)), Condition())

@@ -16,7 +16,6 @@ from inkwash.codec import Pixels, Scaled, codec_for
 from inkwash.edit import Decode, check_deterministic, slerp
 from inkwash.modelfolder import Config
 from inkwash.noise import Philox, Stream
-from inkwash.times import grid
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -86,8 +85,8 @@ def between(
     """
     if n < 2:
         raise ValueError(f"n = {n} pictures cannot include both ends: ask for 2 or more.")
-    own = pipe.settings(settings.get("steps"), settings.get("sampler"), None, settings.get("guidance"))
-    check_deterministic(own.method, pipe.model.path, grid(own.steps, 1))
+    own = pipe.settings(**{k: v for k, v in settings.items() if k != "watch"})
+    check_deterministic(own.method, pipe.model.path, own.times(pipe.model.path))
     latents = slerp(*ends, torch.linspace(0, 1, n, dtype=torch.float64))
     return pipe(n, label=label if pipe.config.classes else None, edit=Decode(latents), **settings)
 

@@ -60,7 +60,7 @@ class Quadratic(Component):
 
 @dataclass(frozen=True)
 class Listed(Component):
-    """These times. They must decrease within [0, 1]; a start below 1 multiplies them.
+    """These times. They must decrease within [0, 1], and not begin above `start`.
 
     Raises ValueError for fewer than two times, times that do not decrease, or another number of steps than they make.
     """
@@ -86,7 +86,12 @@ class Listed(Component):
                 f"The list has {len(self.times)} times, which make {len(self.times) - 1} steps, not {steps}. "
                 f"Ask for {len(self.times) - 1} steps."
             )
-        return start * torch.tensor(self.times, dtype=torch.float64)
+        if self.times[0] > start:
+            raise ValueError(
+                f"The list begins at t = {self.times[0]:g}, above {start:g}, where sampling starts. "
+                f"Begin it at {start:g}."
+            )
+        return torch.tensor(self.times, dtype=torch.float64)
 
 
 @dataclass(frozen=True)

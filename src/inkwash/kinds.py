@@ -10,6 +10,10 @@ class outside the package, `kind = "their.module:Class"`. pydantic validates, an
 
 from __future__ import annotations
 
+import difflib
+import json
+import re
+import tomllib
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from importlib import import_module
@@ -68,6 +72,50 @@ def from_table(annotation: Any, table: Any, *, trust: bool = False) -> Any:
     return TypeAdapter(annotation).validate_python(table, context={_TRUST: trust})
 
 
+def from_text(annotation: Any, text: str, what: str) -> Any:
+    """A component as people write it on a command line: its kind, `ddim`, or with settings, `ddim(eta=0.5)`.
+
+    what: what to call it in errors ("sampler"). Classes from outside the package are trusted: who writes the line may
+    run code. Raises ValueError with the nearest kinds for one that does not exist, and for settings that do not fit.
+    """
+    kind, bracket, inside = text.strip().partition("(")
+    kinds = kinds_of(annotation)
+    if kind not in kinds and ":" not in kind:
+        near = difflib.get_close_matches(kind, kinds, 1)
+        hint = f"Did you mean {near[0]}?" if near else f"Choose from {', '.join(kinds)}."
+        raise ValueError(f"There is no {what} {kind!r}. {hint}")
+    try:
+        if bracket and not inside.endswith(")"):
+            raise ValueError("the bracket is not closed")
+        # A bare word is a string, as in dpm++(variant=bh1).
+        words = re.sub(r"=\s*([A-Za-z][\w-]*)\s*(?=[,)])", _quoted, inside)
+        settings = tomllib.loads(f"v = {{{words.removesuffix(')')}}}")["v"]
+        return from_table(annotation, {"kind": kind, **settings}, trust=True)
+    except ValueError as error:
+        errors = getattr(error, "errors", None)
+        said = "; ".join(_told(one) for one in errors()) if errors else str(error)
+        raise ValueError(
+            f"The {what} {text!r} cannot be made: {said}. Write it as {kind}, or with settings as in ddim(eta=0.5)."
+        ) from error
+
+
+def split_texts(text: str) -> list[str]:
+    """A list as people write it, `heun, ddim(eta=0.5, added=large)`, cut at the commas outside of brackets."""
+    return [part.strip() for part in re.split(r",(?![^(]*\))", text) if part.strip()]
+
+
+def in_text(component: Any) -> str:
+    """A component as `from_text` reads it, with what differs from its defaults."""
+    table = to_table(component)
+    settings = {
+        f.name: table[f.name]
+        for f in fields(component)
+        if f.name in table and f.name != "kind" and getattr(component, f.name) != f.default
+    }
+    inside = ", ".join(f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in settings.items())
+    return f"{table['kind']}({inside})" if inside else str(table["kind"])
+
+
 def kinds_of(annotation: Any) -> list[str]:
     """The kinds an annotation with `OneOf()` lets a table name."""
     return list(members_of(annotation))
@@ -87,6 +135,18 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     return value
+
+
+def _quoted(match: re.Match[str]) -> str:
+    word = match[1]
+    return match[0] if word in ("true", "false", "inf", "nan") else match[0].replace(word, f'"{word}"')
+
+
+def _told(error: dict[str, Any]) -> str:
+    """One of pydantic's errors: where, and what."""
+    where = ".".join(str(part) for part in error["loc"][1:])
+    message = str(error["msg"]).removeprefix("Value error, ").rstrip(".")
+    return f"{where}: {message}" if where else message
 
 
 def _name(cls: type) -> str:

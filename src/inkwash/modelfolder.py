@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path as File
@@ -18,28 +17,12 @@ from inkwash.kinds import from_table, to_table
 from inkwash.model import AnyInputs, Model
 from inkwash.nets import AnyNet
 from inkwash.paths import AnyPath
-from inkwash.samplers import AnySampler, Heun
+from inkwash.sampling import Sampling
 from inkwash.targets import AnyTarget
 from inkwash.types import Component
 
 FORMAT = 1
 """The version of config.json: another is refused."""
-
-
-@dataclass(frozen=True)
-class Sampling(Component):
-    """How pictures are drawn: the sampler, its steps, the guidance scale (1 = off), and x0 kept in [-1, 1] or not."""
-
-    method: AnySampler = field(default_factory=Heun)
-    steps: int = 20
-    guidance: float = 1.0
-    clip: bool = False
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"A sampler needs at least 1 step, not {self.steps}.")
-        if not math.isfinite(self.guidance):
-            raise ValueError(f"guidance = {self.guidance} must be a finite number. 1 is off; usual values are 1 to 4.")
 
 
 @dataclass(frozen=True)

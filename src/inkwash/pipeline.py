@@ -20,15 +20,15 @@ from inkwash.codec import AnyCodec, Pixels
 from inkwash.device import pick_device
 from inkwash.drive import Watch, drive
 from inkwash.edit import Edit, clean_time, invert
-from inkwash.guidance import Chunked, Clipped, Guided
-from inkwash.kinds import from_table, kinds_of, to_table
-from inkwash.model import Model
-from inkwash.modelfolder import Config, Sampling, load_model
+from inkwash.grids import Grid
+from inkwash.guidance import Along, Chunked, Clipped, Guided
+from inkwash.kinds import to_table
+from inkwash.model import Model, Prepared
+from inkwash.modelfolder import Config, load_model
 from inkwash.noise import Philox, Stream
-from inkwash.samplers import AnySampler, Ddim
+from inkwash.sampling import Sampling
 from inkwash.targets import check
-from inkwash.times import grid
-from inkwash.types import Condition, Denoised, Denoiser, Query, Sampler
+from inkwash.types import Condition, Denoised, Denoiser, Path, Query, Sampler
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,6 +95,8 @@ class Pipeline:
         sampler: Sampler | str | None = None,
         eta: float | None = None,
         guidance: float | None = None,
+        grid: Grid | str | None = None,
+        path: Path | str | None = None,
         seed: int = 0,
         batch_size: int = 128,
         edit: Edit | None = None,
@@ -104,21 +106,22 @@ class Pipeline:
         """Draw n samples.
 
         label: a class name or index for all, one for each sample, or None for every class in turn; steps: a number, or
-        a decreasing list of times within [0, 1]; sampler: an instance or its kind ("heun"); eta: of DDIM, which it
-        implies; guidance: 1 is off; batch_size: how many are in flight at once (memory only: it changes no bit); edit:
-        start from a picture, or keep to one (`inkwash.edit`); watch is told the fraction done after every call; trace
-        sees each query and answer of the first batch.
+        a decreasing list of times within [0, 1]; sampler: an instance or its name ("heun", "dpm++(order=3)"); eta: of
+        DDIM, which it implies; guidance: 1 is off; grid: which times are visited ("karras"); path: another path than
+        the model's to sample along ("ve"); batch_size: how many are in flight at once (memory only: it changes no bit);
+        edit: start from a picture, or keep to one (`inkwash.edit`); watch is told the fraction done after every call;
+        trace sees each query and answer of the first batch.
 
         What is None comes from the model's own settings. Raises ValueError for settings or a label that do not fit it.
         """
         if n < 1 or batch_size < 1:
             raise ValueError(f"n and batch_size must be at least 1, not {n} and {batch_size}.")
-        own = self.settings(steps, sampler, eta, guidance)
+        own = self.settings(steps=steps, sampler=sampler, eta=eta, guidance=guidance, grid=grid, path=path)
         labels = self._labels(n, label)
         edit = edit or Edit()
-        times = edit.times(_from(edit.time, own.steps if steps is None else steps))
-        falls = -times.diff(dim=0).clamp(max=0).sum()  # a grid may go up as well
-        check(self.model.path, self.model.target, times[:-1])
+        times = edit.times(own.times(self.model.path, edit.time))
+        falls = float(-times[:, 0].diff().clamp(max=0).sum())  # a grid may go up as well
+        check(self.model.path, self.model.target, own.asked(self.model.path, times[:-1]))
         # Batches start at multiples of the chunk, so that a picture also keeps its place in its chunk.
         block = -(-batch_size // self.chunk) * self.chunk
         starts = range(0, n, block)
@@ -126,11 +129,12 @@ class Pipeline:
         for number, start in enumerate(starts):
             rows = torch.arange(start, min(n, start + block))
             cond = Condition(None if labels is None else labels[rows].to(self.device))
-            fallen, last = 0.0, times[0].mean()
+            fallen, last = 0.0, float(times[0])
 
             def told(query: Query, answer: Denoised, number: int = number) -> None:
                 nonlocal fallen, last
-                fallen, last = fallen + float((last - query.t.mean()).clamp(min=0) / falls), query.t.mean()
+                now = float(query.t[0])
+                fallen, last = fallen + max(last - now, 0.0) / falls, now
                 if watch is not None:
                     watch((number + min(fallen, 1.0)) / len(starts))
                 if trace is not None and number == 0:
@@ -143,7 +147,9 @@ class Pipeline:
             "n": n,
             "seed": seed,
             "sampler": to_table(own.method),
-            "steps": own.steps if steps is None or isinstance(steps, int) else list(steps),
+            "steps": own.steps,
+            "grid": to_table(own.grid),
+            **({} if own.path is None else {"path": to_table(own.path)}),
             "guidance": own.guidance,
             "clip": own.clip,
             "precision": "fp32" if self.model.autocast is None else "bf16",
@@ -173,7 +179,7 @@ class Pipeline:
         back with `edit=Decode(latents, time)`. Raises ValueError as a call does, and for a sampler that draws noise.
         """
         n, path = len(x0), self.model.path
-        own = self.settings(steps, sampler, None, 1.0)
+        own = self.settings(steps=steps, sampler=sampler, guidance=1.0)
         labels = self._labels(n, label if self.config.classes or label != -1 else None)
         first = clean_time(path)
         if not first < time <= 1:
@@ -187,42 +193,29 @@ class Pipeline:
         self, rows: Tensor, cond: Condition, own: Sampling, edit: Edit, times: Tensor, noise: Philox, watch: Watch
     ) -> Tensor:
         """The samples of one batch, before decoding."""
-        path = self.model.path
+        path = own.path or self.model.path
         z = noise(torch.empty(len(rows), *self.config.shape, device=self.device), 0, Stream.START)
         x = edit.start(path, times[0], z, rows)
-        denoiser: Denoiser = self.model if own.guidance == 1 else Guided(self.model, own.guidance)
+        denoiser: Denoiser = Prepared(self.model, own.asked(self.model.path, times[:, 0]), x)
+        if own.path is not None:
+            denoiser = Along(denoiser, self.model.path, path)
+        if own.guidance != 1:
+            denoiser = Guided(denoiser, own.guidance)
         denoiser = edit.denoiser(Chunked(denoiser, self.chunk), path, rows)
         if own.clip:
             denoiser = Clipped(denoiser, path)
         return drive(edit.method(own.method)(path, x, times, noise), denoiser, cond, watch)
 
-    def settings(
-        self,
-        steps: int | Sequence[float] | None,
-        sampler: Sampler | str | None,
-        eta: float | None,
-        guidance: float | None,
-    ) -> Sampling:
-        """The model's own sampling settings, with those given in their place."""
-        own = self.config.sampling
-        method: Any = _named(sampler) if isinstance(sampler, str) else sampler or own.method
-        if eta is not None:
-            if sampler is None:
-                method = Ddim()
-            if not isinstance(method, Ddim):
-                raise ValueError(
-                    f"eta = {eta} belongs to the ddim sampler, not to {method}. Ask for ddim, or drop eta."
-                )
-            method = replace(method, eta=eta)
-        scale = own.guidance if guidance is None else guidance
-        if scale != 1 and not self.config.classes:
-            whose = " (the model's own setting)" if guidance is None else ""
+    def settings(self, **changes: Any) -> Sampling:
+        """The model's own sampling settings with changes (`Sampling.changed`). Raises ValueError if they do not fit."""
+        own = self.config.sampling.changed(**changes)
+        if own.guidance != 1 and not self.config.classes:
+            whose = " (the model's own setting)" if changes.get("guidance") is None else ""
             raise ValueError(
-                f"guidance = {scale}{whose} needs a model with classes, and this one was trained without. "
+                f"guidance = {own.guidance}{whose} needs a model with classes, and this one was trained without. "
                 "Use guidance = 1."
             )
-        count = own.steps if steps is None else steps if isinstance(steps, int) else len(steps) - 1
-        return replace(own, method=method, steps=count, guidance=scale)
+        return own
 
     def _labels(self, n: int, label: str | int | Sequence[str | int] | None) -> Tensor | None:
         """Class indices [n] for what was asked; None for a model without classes."""
@@ -281,23 +274,3 @@ def find_class(classes: Sequence[str], label: str | int) -> int:
     near = [classes[by_name[m]] for m in difflib.get_close_matches(text.casefold(), by_name, 3, 0.4)]
     hint = f"Did you mean {' or '.join(near)}?" if near else f"The classes are {', '.join(classes[:20])}."
     raise ValueError(f"This model has no class {text!r}. {hint}")
-
-
-def _from(start: float, steps: int | Sequence[float]) -> Tensor:
-    """The plain grid [N+1, 1] from `start`; a list of times must begin there."""
-    times = grid(steps, 1)
-    if isinstance(steps, int):
-        return times * start
-    if start != 1 and float(times[0]) != start:
-        raise ValueError(f"This edit starts at t = {start:g}, but the times given begin at {float(times[0]):g}.")
-    return times
-
-
-def _named(kind: str) -> Any:
-    kinds = kinds_of(AnySampler)
-    if kind not in kinds and ":" not in kind:
-        near = difflib.get_close_matches(kind, kinds, 1)
-        raise ValueError(
-            f"There is no sampler {kind!r}. {f'Did you mean {near[0]}?' if near else f'Choose from {kinds}.'}"
-        )
-    return from_table(AnySampler, kind, trust=True)

@@ -32,8 +32,24 @@ def sample(
         _what(help="How strictly to follow labels; 1 is off (default: the model's)."),
     ] = None,
     seed: Annotated[int, _what(help="Other seeds, other pictures.")] = 0,
-    sampler: Annotated[str | None, _how(help="heun, euler, ddim or ancestral (default: the model's).")] = None,
+    sampler: Annotated[
+        str | None,
+        _how(
+            help="heun, dpm++, unipc, ddim, ancestral, deis, ipndm, euler, adams or rk45; settings in brackets: "
+            "'dpm++(order=3)' (default: the model's)."
+        ),
+    ] = None,
     steps: Annotated[int | None, _how(help="Steps of the sampler (default: the model's).")] = None,
+    grid: Annotated[
+        str | None,
+        _how(
+            help="Which times: even, karras, log-snr, quadratic, leading, trailing, linspace, 'listed(times=[1,0.5,0])' "
+            "(default: the model's)."
+        ),
+    ] = None,
+    path: Annotated[
+        str | None, _how(help="Sample along another path: linear, vp, 've(top=80)' ... (default: the model's).")
+    ] = None,
     eta: Annotated[float | None, _how(help="Fresh noise of ddim, from 0 (none) to 1 (ancestral).")] = None,
     batch_size: Annotated[int, _how(help="How many at once: memory, not results.", min=1)] = 128,
     device: Annotated[str, _how(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
@@ -85,6 +101,8 @@ def sample(
             sampler=sampler,
             eta=eta,
             guidance=guidance,
+            grid=grid,
+            path=path,
             seed=seed,
             batch_size=batch_size,
             watch=told,

@@ -10,13 +10,12 @@ import torch
 
 from inkwash.data import DataSpec
 from inkwash.model import AnyInputs, Indexed
-from inkwash.modelfolder import Sampling
 from inkwash.nets import AnyNet, UNet
 from inkwash.objectives import AnyObjective, Regression
 from inkwash.optim import AnyOptim, Muon
 from inkwash.paths import AnyPath, Linear, Table
+from inkwash.sampling import Sampling
 from inkwash.targets import AnyTarget, Flow, check, trained_times
-from inkwash.times import grid
 from inkwash.types import Component
 
 
@@ -116,12 +115,11 @@ class Recipe(Component):
 
     def _misfits(self) -> Iterator[str]:
         """What cannot work together, found without the data: it must be told before anything heavy is done."""
-        for times in (trained_times(self.path), grid(self.sampler.steps, 1)[:-1]):
-            try:
-                check(self.path, self.target, times)
-            except ValueError as error:
-                yield str(error)
-                break
+        try:
+            check(self.path, self.target, trained_times(self.path))
+            check(self.path, self.target, self.sampler.asked(self.path, self.sampler.times(self.path)[:-1]))
+        except ValueError as error:
+            yield str(error)
         if self.data.size is not None:
             try:
                 with torch.device("meta"):  # no memory, no arithmetic: only the shapes
