@@ -20,7 +20,17 @@ LAYERS = {
     "core": ["types", "noise", "kinds", "paths", "ode", "targets", "times", "grids", "model", "guidance", "drive"],
     "methods": ["samplers", "bound", "likelihood", "objectives", "edit"],
     "parts": ["nets", "codec", "data", "optim", "device"],
-    "application": ["checkpoint", "modelfolder", "sampling", "pipeline", "editing", "pictures", "gallery", "training", "recipes"],
+    "application": [
+        "checkpoint",
+        "modelfolder",
+        "sampling",
+        "pipeline",
+        "editing",
+        "pictures",
+        "gallery",
+        "training",
+        "recipes",
+    ],
     "faces": ["cli"],
 }
 FREE = ["__init__", "_version"]  # the public names, imported lazily, and the version: anyone's

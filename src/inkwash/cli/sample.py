@@ -43,8 +43,8 @@ def sample(
     grid: Annotated[
         str | None,
         _how(
-            help="Which times: even, karras, log-snr, quadratic, leading, trailing, linspace, 'listed(times=[1,0.5,0])' "
-            "(default: the model's)."
+            help="Which times: even, karras, log-snr, quadratic, leading, trailing, linspace, or "
+            "'listed(times=[1,0.5,0])' (default: the model's)."
         ),
     ] = None,
     path: Annotated[
