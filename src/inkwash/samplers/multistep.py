@@ -111,7 +111,7 @@ def pasts(u: Tensor, order: int) -> list[Tensor]:
 
 
 def corrections(nodes: Sequence[Tensor], moments: Sequence[Tensor], count: Tensor) -> Tensor:
-    """The weights [N, K, B] of f_0, ..., f_{K-1} in sum_m moments_m·f[u_0, ..., u_m], m < count (math.md, eq. 29).
+    """The weights [N, K, B] of f_0, ..., f_{K-1} in sum_m moments_m·f[u_0, ..., u_m], m < count (math.md, eq. 28-29).
 
     nodes: u_0, u_1, ... [N, B] of each step; count [N, B]: how many of them it uses. A difference over an infinite
     distance is 0.
