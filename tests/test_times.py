@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from scipy import stats
 
+from gaussian import VE, VP
 from inkwash.noise import Philox
-from inkwash.paths import Linear
-from inkwash.times import LogitNormal, Uniform, draw, grid
+from inkwash.paths import CosineBetas, Linear, Table
+from inkwash.times import Importance, LogitNormal, LogNormalNoise, Uniform, draw, grid
 from inkwash.types import Batch, Condition
 
 
@@ -29,6 +32,157 @@ def test_logit_normal_quantiles(mean: float, std: float) -> None:
     torch.testing.assert_close(t, want, rtol=1e-12, atol=0)
     # and back: the law of logit t is the normal
     torch.testing.assert_close(torch.from_numpy(law.cdf(torch.logit(t).numpy())), u, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("mean", "std"), [(-1.2, 1.2), (0.4, 0.5)])
+@pytest.mark.parametrize("path", [Linear(), VP(), Table(CosineBetas(50))])
+def test_log_normal_noise_is_log_normal_on_any_path(path: Linear | VP | Table, mean: float, std: float) -> None:
+    """ln(sigma/alpha) ~ N(mean, std²)."""
+    u = torch.linspace(0.001, 0.999, 101, dtype=torch.float64)
+    c = path(LogNormalNoise(mean, std)(u, path))
+    want = torch.from_numpy(stats.norm(mean, std).ppf(u.numpy()))
+    torch.testing.assert_close((c.sigma / c.alpha).log(), want, rtol=1e-9, atol=1e-9)
+
+
+def test_noise_levels_beyond_the_end_are_the_end() -> None:
+    u = torch.tensor([0.5, 0.999], dtype=torch.float64)
+    t = LogNormalNoise(0.0, 2.0)(u, VE(top=5.0))
+    assert t.tolist() == [pytest.approx(0.2, rel=1e-12), 1.0]
+    assert LogNormalNoise() == LogNormalNoise(-1.2, 1.2, stratified=True)
+
+
+# ------------------------------------------------------------------------------------------------ importance sampling
+
+LOSSES = torch.tensor([[3.0, 4.0], [0.0, 0.0], [-5.0, 5.0]], dtype=torch.float64)  # roots of the means: 3.54, 0, 5
+
+
+def remembered(density: Importance, losses: torch.Tensor = LOSSES) -> dict[str, torch.Tensor]:
+    return {"losses": losses, "seen": torch.full((density.bins,), density.history)}
+
+
+def shares(density: Importance, losses: torch.Tensor = LOSSES) -> list[float]:
+    size = [math.sqrt(sum(v * v for v in row) / len(row)) for row in losses.tolist()]
+    return [(1 - density.floor) * s / sum(size) + density.floor / len(size) for s in size]
+
+
+@pytest.mark.parametrize("floor", [0.001, 0.3, 1.0])
+def test_bins_are_drawn_by_their_share_and_weighed_by_its_inverse(floor: float) -> None:
+    density = Importance(3, 2, floor)
+    law = density.given(remembered(density))
+    p = shares(density)
+    edges = [0.0, p[0], p[0] + p[1], 1.0]
+    for k in range(3):
+        inside = torch.linspace(edges[k] + 1e-9, edges[k + 1] - 1e-9, 7, dtype=torch.float64)
+        t = law(inside, Linear())
+        want = (k + (inside - edges[k]) / p[k]) / 3
+        torch.testing.assert_close(t, want, rtol=0, atol=1e-8)
+        torch.testing.assert_close(law.weight(t), torch.full_like(t, 1 / (3 * p[k])), rtol=1e-12, atol=0)
+    assert law.stratified
+
+
+def test_importance_sampling_is_unbiased() -> None:
+    """The integral over u of weight·f(t(u)) is that of f, bin by bin; exactly, by Gauss's rule, for a polynomial."""
+    g = torch.Generator().manual_seed(0)
+    density = Importance(5, 4, 0.05)
+    losses = torch.rand(5, 4, generator=g, dtype=torch.float64) ** 3
+    law = density.given(remembered(density, losses))
+    p = shares(density, losses)
+    node = torch.tensor([0.5 - 12**-0.5, 0.5 + 12**-0.5], dtype=torch.float64)  # exact to the third degree
+    total, start = 0.0, 0.0
+    for share in p:
+        t = law(start + share * node, Linear())
+        total += share / 2 * float((law.weight(t) * (1 + t - 7 * t**2 + 4 * t**3)).sum())
+        start += share
+    assert total == pytest.approx(1 + 1 / 2 - 7 / 3 + 1, rel=1e-12)
+
+
+def test_importance_is_uniform_until_every_bin_has_a_full_history() -> None:
+    density = Importance(3, 2)
+    u = torch.linspace(0.01, 0.99, 9, dtype=torch.float64)
+    almost = remembered(density) | {"seen": torch.tensor([2, 1, 2])}
+    silent = remembered(density, torch.zeros(3, 2, dtype=torch.float64))
+    for memory in (None, density.memory(), almost, silent):
+        law = density.given(memory)
+        assert torch.equal(law(u, Linear()), u)
+        assert torch.equal(law.weight(u), torch.ones_like(u))
+    assert not torch.equal(density.given(remembered(density))(u, Linear()), u)
+    assert density.memory()["losses"].shape == (3, 2)
+    assert density.memory()["seen"].tolist() == [0, 0, 0]
+    assert Importance() == Importance(100, 10, 0.001, stratified=True)
+    assert not Importance(3, 2, stratified=False).given(remembered(density)).stratified
+
+
+def test_a_ring_keeps_each_bins_newest_losses() -> None:
+    density = Importance(4, 3)
+    t = torch.tensor([0.1, 0.9, 0.05, 0.3, 0.2, 0.999999, 0.15, 0.01, 1.0], dtype=torch.float64)
+    memory = density.remember(density.memory(), t, torch.arange(1, 10).double())
+    # Bin 0 is given 1, 3, 5, 7, 8, of which 5, 7, 8 stay, in the places of their turn; bin 1 is given 4, bin 3 2, 6, 9.
+    assert memory["losses"].tolist() == [[7, 8, 5], [4, 0, 0], [0, 0, 0], [2, 6, 9]]
+    assert memory["seen"].tolist() == [5, 1, 0, 3]
+    more = density.remember(
+        memory, torch.tensor([0.3, 0.1, 0.26, 0.7]).double(), torch.tensor([10.0, 11, 12, 13]).double()
+    )
+    assert more["losses"].tolist() == [[7, 8, 11], [4, 10, 12], [13, 0, 0], [2, 6, 9]]
+    assert more["seen"].tolist() == [6, 3, 1, 3]
+    assert memory["seen"].tolist() == [5, 1, 0, 3]  # as it was
+    assert memory["losses"][0].tolist() == [7, 8, 5]
+
+
+def test_batches_are_remembered_alike_in_any_parts() -> None:
+    g = torch.Generator().manual_seed(1)
+    density = Importance(6, 4)
+    t, losses = torch.rand(2, 60, generator=g, dtype=torch.float64)
+    whole = density.remember(density.memory(), t, losses)
+    for parts in (2, 7, 60):
+        memory = density.memory()
+        for a, b in zip(t.chunk(parts), losses.chunk(parts), strict=True):
+            memory = density.remember(memory, a, b)
+        assert torch.equal(memory["losses"], whole["losses"])
+        assert torch.equal(memory["seen"], whole["seen"])
+
+
+def test_losses_that_are_not_finite_are_not_remembered() -> None:
+    density = Importance(2, 2)
+    losses = torch.tensor([math.nan, 1.0, math.inf, 2.0, -math.inf]).double()
+    memory = density.remember(density.memory(), torch.full((5,), 0.7).double(), losses)
+    assert memory["losses"].tolist() == [[0, 0], [1, 2]]
+    assert memory["seen"].tolist() == [0, 2]
+
+
+def test_densities_without_memory_notice_nothing() -> None:
+    u = torch.tensor([0.2, 0.7], dtype=torch.float64)
+    for density in (Uniform(), LogitNormal(), LogNormalNoise()):
+        assert density.memory() == {}
+        assert density.remember({}, u, u) == {}
+        assert density.given({"losses": u}) is density
+        assert density.weight(u).tolist() == [1.0, 1.0]
+
+
+def test_every_density_is_drawn_stratified_by_its_own_law() -> None:
+    """A third of a batch falls into a bin that has a third of the shares; the path is the model's."""
+    number = torch.arange(300)
+    density = Importance(3, 2, 0.3)
+    law = density.given(remembered(density))
+    t = draw(law, batch(number, 300), Philox(0, number), Linear())
+    counts = torch.bincount((t * 3).long(), minlength=3).tolist()
+    assert counts == [pytest.approx(300 * p, abs=1) for p in shares(density)]
+    levels = draw(LogNormalNoise(), batch(number, 300), Philox(0, number), VE())
+    assert float((levels * 80).log().mean()) == pytest.approx(-1.2, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"bins": 0}, "bins = 0 and history = 10 must be at least 1. Usual: 100 and 10"),
+        ({"history": 0}, "bins = 100 and history = 0"),
+        ({"floor": 0.0}, "floor = 0.0 must lie in"),
+        ({"floor": 1.1}, "floor = 1.1 must lie in"),
+    ],
+)
+def test_impossible_importance_is_refused(settings: dict[str, float], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Importance(**settings)  # type: ignore[arg-type]
+    Importance(1, 1, 1.0)
 
 
 def test_uniform_quantiles() -> None:
@@ -129,5 +283,9 @@ def test_impossible_grids_are_refused(steps: int | list[float], says: str) -> No
 
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 0.0), (0.0, -1.0), (0.0, float("nan")), (float("inf"), 1.0)])
 def test_a_density_without_width_is_refused(mean: float, std: float) -> None:
-    with pytest.raises(ValueError, match="a finite mean and a std more than 0"):
+    with pytest.raises(
+        ValueError, match=r"A logit-normal density needs a finite mean and a std more than 0.* 0 and 1[.]"
+    ):
         LogitNormal(mean, std)
+    with pytest.raises(ValueError, match=r"A log-normal-noise density needs .*The usual ones are -1.2 and 1.2"):
+        LogNormalNoise(mean, std)

@@ -27,10 +27,7 @@ class Density(Component):
     methods; a density is what it is, and loses nothing, without them.
     """
 
-    @property
-    def stratified(self) -> bool:
-        """By default, yes."""
-        return True
+    stratified: bool = True
 
     def __call__(self, u: Tensor, path: Path) -> Tensor:
         """The quantile function: u in (0, 1) to t in (0, 1), of training on `path`, increasing, float64."""
