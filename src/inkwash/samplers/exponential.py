@@ -148,7 +148,7 @@ class _Step:
         return step
 
     def moments(self, nodes: Sequence[Tensor]) -> list[Tensor]:
-        """The integrals of k·e^(k·(tau - h))·(tau - u_0)...(tau - u_{m-1}) over a step, m = 1, 2, ... (eq. 32).
+        """The integrals of k·e^(k·(tau - h))·(tau - u_0)...(tau - u_{m-1}) over a step, m = 1, 2, ... (math.md, eq. 32).
 
         nodes: u_0 = lambda at the start, u_1, ..., [N, B] each. From those of powers of tau, by parts.
         """
