@@ -6,20 +6,23 @@ mean over the four points (mu ± sqrt(lam), ±1) is the mean over the Gaussians.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from gaussian import LAM, MU, PAIRS, PATHS, TARGETS, Oracle, model
+from gaussian import LAM, MU, PAIRS, PATHS, TARGETS, VP, Oracle, model, numbers
+from inkwash.bound import decoder_term
 from inkwash.model import Indexed, Model, Plain
 from inkwash.noise import Philox, Stream
-from inkwash.objectives import Regression, Unweighted, noised
+from inkwash.objectives import Bound, Hybrid, MinSnr, Regression, Unweighted, Weight, noised
+from inkwash.objectives.regression import Loss
 from inkwash.paths import CosineBetas, Linear, LinearBetas, Table
 from inkwash.targets import X0, Eps, Flow, V
-from inkwash.times import Density, LogitNormal, Uniform
-from inkwash.types import Batch, Coeffs, Condition, Path, Target
+from inkwash.times import Density, Importance, LogitNormal, Uniform, draw
+from inkwash.types import Batch, Coeffs, Condition, Path, Query, Remembering, Target
 
 TIMES = [0.02, 0.3, 0.5, 0.94]
 
@@ -226,3 +229,210 @@ def test_autocast_is_the_models_alone() -> None:
     assert cast.dtype == torch.float32
     assert not torch.equal(cast, plain)
     torch.testing.assert_close(cast, plain, rtol=0.05, atol=0.01)
+
+
+# ------------------------------------------------------------------------------------------ the bound as an objective
+
+
+class Learned(Oracle):
+    """The best network, which also answers v for the variance: of each coordinate, as a parameter."""
+
+    def __init__(self, target: Target, mix: Tensor) -> None:
+        super().__init__(target)
+        self.v = nn.Parameter(2 * mix - 1)
+        self.shift = nn.Parameter(torch.zeros(4, dtype=torch.float64))
+
+    def forward(self, x: Tensor, t_emb: Tensor, s_emb: Tensor, cond: Condition) -> Tensor:
+        y = super().forward(x, t_emb, s_emb, cond) + self.shift
+        return torch.cat([y, self.v.expand_as(x)], dim=1)
+
+
+def learned(path: Path, target: Target, mix: Tensor) -> Model:
+    net = Learned(target, mix)
+    return Model(net, path, target, net, learned_variance=True)
+
+
+MIX = torch.tensor([0.0, 1.0, 0.3, 1.2], dtype=torch.float64)
+STEPS = 7
+CHAINS: list[tuple[Path, Target]] = [
+    (Table(CosineBetas(STEPS)), V()),
+    (Table(LinearBetas(STEPS, end=0.3)), Eps()),
+    (Linear(), Flow()),
+    (VP(), X0()),
+]
+
+
+def expected_terms(path: Path, i: int, mix: Tensor) -> Tensor:
+    """The expected term of the step from entry i, in nats: q(x_s | x_t, x0) against the model's step; L_0 at i = 1."""
+    (a_t, s_t, *_), (a_s, s_s, *_) = numbers(path, i / STEPS), numbers(path, (i - 1) / STEPS)
+    beta = s_t**2 - (a_t / a_s) ** 2 * s_s**2
+    error = LAM * s_t**2 / (a_t**2 * LAM + s_t**2)  # Var[x0 | x_t]
+    if i == 1:
+        a_b, s_b, *_ = numbers(path, 2 / STEPS)
+        small = s_t**2 * (s_b**2 - (a_b / a_t) ** 2 * s_t**2) / s_b**2
+        v = beta**mix * small ** (1 - mix)
+        return 0.5 * (error / v + (2 * math.pi * v).log())
+    small = s_s**2 * beta / s_t**2
+    v = beta**mix * small ** (1 - mix)
+    return 0.5 * ((a_s * beta / s_t**2) ** 2 * error / v + small / v - 1 - (small / v).log())
+
+
+@pytest.mark.parametrize("i", range(1, STEPS + 1))
+@pytest.mark.parametrize(("path", "target"), CHAINS)
+def test_the_bound_is_the_sum_of_its_terms_in_bits(path: Path, target: Target, i: int) -> None:
+    """T times the term of the drawn step, per dimension; a time within a step of a continuous path counts as its end."""
+    m = learned(path, target, MIX)
+    inside = (i - 0.4) / STEPS
+    for t in (inside, i / STEPS):
+        loss = Bound(times=At(t), steps=STEPS)(m, four_points(), NOISE, 0.0)
+        assert loss.shape == (4,)
+        want = expected_terms(path, i, MIX).mean() * STEPS / math.log(2)
+        torch.testing.assert_close(loss.mean().detach(), want, rtol=1e-8, atol=1e-8)
+
+
+def test_a_table_has_its_own_steps() -> None:
+    """`steps` is for continuous paths alone; the net is shown an entry."""
+    m = learned(Table(CosineBetas(STEPS)), V(), MIX)
+    losses = [Bound(times=At(0.5), steps=n)(m, four_points(), NOISE, 0.0) for n in (STEPS, 1000)]
+    assert torch.equal(*losses)
+    line = learned(Linear(), V(), MIX)
+    losses = [Bound(times=At(0.5), steps=n)(line, four_points(), NOISE, 0.0) for n in (STEPS, 1000)]
+    assert not torch.allclose(*losses)
+    assert Bound().steps == Hybrid().steps == 1000
+
+
+def test_a_chain_of_one_step_is_its_decoder() -> None:
+    m = learned(VP(), V(), MIX)
+    loss = Bound(times=At(0.3), steps=1)(m, four_points(), NOISE, 0.0).mean()
+    a, s, *_ = numbers(VP(), 1.0)
+    want = 0.5 * (LAM / (a**2 * LAM + s**2) + math.log(2 * math.pi * s**2))
+    torch.testing.assert_close(loss.detach(), want.mean() / math.log(2), rtol=1e-10, atol=0)
+
+
+def test_data_in_bins_have_the_probability_of_their_bin() -> None:
+    m, batch = learned(Linear(), V(), MIX), four_points()
+    now, before = Linear()(torch.full((4,), 1 / 7).double()), Linear()(torch.full((4,), 2 / 7).double())
+    x = now.alpha[:, None] * batch.x0 + now.sigma[:, None] * batch.eps
+    pred = m(Query(x, torch.full((4,), 1 / 7).double(), torch.full((4,), 1 / 7).double()), Condition())
+    for width in (None, 0.5):
+        got = Bound(times=At(0.1), steps=STEPS)(m, batch._replace(bin=width), NOISE, 0.0)
+        want = decoder_term(batch.x0, pred, now, before, "learned", width).mean(1) * STEPS / math.log(2)
+        torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
+
+
+@dataclass(frozen=True)
+class Spread(Density):
+    """Times of a list, one after another."""
+
+    def __call__(self, u: Tensor, path: Path) -> Tensor:
+        return torch.tensor([0.05, 0.5, 0.99, 0.05], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("weight", [Unweighted(), MinSnr(2.0)])
+@pytest.mark.parametrize("loss", ["mse", "l1"])
+@pytest.mark.parametrize(("path", "target"), CHAINS)
+def test_the_hybrid_teaches_the_mean_simply_and_the_variance_by_the_bound(
+    path: Path, target: Target, loss: Loss, weight: Weight
+) -> None:
+    m = learned(path, target, MIX)
+    nn.init.constant_(m.net.shift, 0.2)  # so that the bound has something to teach the mean
+
+    def of(objective: Regression | Hybrid | Bound) -> tuple[Tensor, Tensor, Tensor]:
+        m.net.zero_grad()
+        losses = objective(m, four_points(), NOISE, 0.0)
+        losses.sum().backward()
+        return losses.detach(), m.net.shift.grad.clone(), None if m.net.v.grad is None else m.net.v.grad.clone()
+
+    times = [math.ceil(t * STEPS) / STEPS for t in (0.05, 0.5, 0.99, 0.05)]
+    ends = dataclass(frozen=True)(
+        type("Ends", (Density,), {"__call__": lambda self, u, path: torch.tensor(times, dtype=torch.float64)})
+    )()
+    simple, on_mean, on_variance = of(Regression(loss, ends, weight))
+    assert not on_variance.any()
+    bound, bound_on_mean, bound_on_variance = of(Bound(Spread(), STEPS))
+    hybrid = of(Hybrid(0.25, loss, Spread(), weight, STEPS))
+    assert bound_on_mean.abs().min() > 1e-6
+    torch.testing.assert_close(hybrid[0], simple + 0.25 * bound, rtol=1e-12, atol=1e-12)
+    assert torch.equal(hybrid[1], on_mean)
+    torch.testing.assert_close(hybrid[2], 0.25 * bound_on_variance, rtol=1e-12, atol=1e-14)
+    assert Hybrid() == Hybrid(0.001, "mse", Uniform(), Unweighted(), 1000)
+
+
+def test_the_best_variance_is_where_the_bounds_gradient_vanishes() -> None:
+    """v = S_s²·beta/S_t², the variance of x_s given x_t; at s = 0, Var[x0 | x_t]."""
+    path = Table(CosineBetas(STEPS))
+    for i in range(1, STEPS + 1):
+        (a_t, s_t, *_), (a_s, s_s, *_) = numbers(path, i / STEPS), numbers(path, (i - 1) / STEPS)
+        a_b, s_b, *_ = numbers(path, 2 / STEPS)
+        beta = s_t**2 - (a_t / a_s) ** 2 * s_s**2
+        small = s_s**2 * beta / s_t**2 if i > 1 else s_t**2 * (s_b**2 - (a_b / a_t) ** 2 * s_t**2) / s_b**2
+        best = (a_s**2 * LAM + s_s**2) * beta / (a_t**2 * LAM + s_t**2)
+        m = learned(path, V(), (best / small).log() / math.log(beta / small))
+        (slope,) = torch.autograd.grad(Bound(times=At(i / STEPS))(m, four_points(), NOISE, 0.0).sum(), m.net.v)
+        torch.testing.assert_close(slope, torch.zeros_like(slope), rtol=0, atol=1e-9)
+
+
+# -------------------------------------------------------------------------------------------------- importance sampling
+
+
+@pytest.mark.parametrize(
+    "make", [lambda d: Regression(times=d), lambda d: Hybrid(times=d, steps=7), lambda d: Bound(d, 7)]
+)
+def test_importance_weighs_the_loss_and_remembers_it_unweighed(make) -> None:
+    density = Importance(5, 2, 0.1)
+    losses = torch.tensor([[1.0, 2], [3, 1], [0.1, 0.2], [7, 8], [2, 2]], dtype=torch.float64)
+    memory = {"losses": losses, "seen": torch.tensor([2, 3, 4, 5, 6])}
+    size = losses.square().mean(1).sqrt()
+    shares = 0.9 * size / size.sum() + 0.02
+    number = torch.arange(20)
+    g = torch.Generator().manual_seed(0)
+    x0 = torch.randn(20, 4, generator=g, dtype=torch.float64)
+    noise, m = Philox(4, number), learned(Linear(), V(), MIX)
+    batch, objective = Batch(x0, Condition(), number, 20, memory=memory), make(density)
+    got = objective(m, batch, noise, 0.0).detach()
+    t = draw(density.given(memory), batch, noise, Linear())
+
+    @dataclass(frozen=True)
+    class Fixed(Density):
+        def __call__(self, u: Tensor, path: Path) -> Tensor:
+            return t
+
+    plain = make(Fixed())(m, batch._replace(memory=None), noise, 0.0).detach()
+    bins = (t * 5).long()
+    torch.testing.assert_close(got, plain / (5 * shares[bins]), rtol=1e-12, atol=0)
+    # What is remembered is the loss itself, and what is remembered from is the batch's own memory.
+    kept = objective.remember(memory, m, batch, noise, got)
+    want = density.remember(memory, t, plain)
+    assert torch.equal(kept["seen"], want["seen"])
+    torch.testing.assert_close(kept["losses"], want["losses"], rtol=1e-12, atol=0)
+    first, second = (batch._replace(x0=x0[r], number=number[r]) for r in (slice(0, 8), slice(8, 20)))
+    parts = objective.remember(memory, m, first, noise.at(number[:8]), got[:8])
+    parts = objective.remember(parts, m, second, noise.at(number[8:]), got[8:])
+    assert torch.equal(parts["losses"], kept["losses"])
+    assert {n: v.shape for n, v in objective.memory().items()} == {"losses": (5, 2), "seen": (5,)}
+    assert isinstance(objective, Remembering)
+
+
+def test_objectives_say_whether_they_need_a_learned_variance() -> None:
+    assert not Regression.learns_variance
+    assert Hybrid.learns_variance
+    assert Bound.learns_variance
+    for objective in (Hybrid(times=At(0.5)), Bound(At(0.5))):
+        with pytest.raises(ValueError, match=r"learned_variance=True.*outputs=2"):
+            objective(model(Linear(), V()), four_points(), NOISE, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Hybrid(-0.1), "lam = -0.1 must be 0 or more"),
+        (lambda: Hybrid(math.nan), "lam = nan"),
+        (lambda: Hybrid(math.inf), "lam = inf"),
+        (lambda: Hybrid(steps=0), "steps = 0 must be at least 1"),
+        (lambda: Bound(steps=0), "steps = 0 must be at least 1"),
+    ],
+)
+def test_impossible_bounds_are_refused(make, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        make()
+    Hybrid(0.0, steps=1)
