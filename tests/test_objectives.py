@@ -280,7 +280,7 @@ def expected_terms(path: Path, i: int, mix: Tensor) -> Tensor:
 @pytest.mark.parametrize("i", range(1, STEPS + 1))
 @pytest.mark.parametrize(("path", "target"), CHAINS)
 def test_the_bound_is_the_sum_of_its_terms_in_bits(path: Path, target: Target, i: int) -> None:
-    """T times the term of the drawn step, per dimension; a time within a step of a continuous path counts as its end."""
+    """T times the term of the drawn step, per dimension; a time within a step counts as its end."""
     m = learned(path, target, MIX)
     inside = (i - 0.4) / STEPS
     for t in (inside, i / STEPS):
@@ -311,9 +311,10 @@ def test_a_chain_of_one_step_is_its_decoder() -> None:
 
 def test_data_in_bins_have_the_probability_of_their_bin() -> None:
     m, batch = learned(Linear(), V(), MIX), four_points()
-    now, before = Linear()(torch.full((4,), 1 / 7).double()), Linear()(torch.full((4,), 2 / 7).double())
+    t = torch.full((4,), 1 / STEPS, dtype=torch.float64)
+    now, before = Linear()(t), Linear()(2 * t)
     x = now.alpha[:, None] * batch.x0 + now.sigma[:, None] * batch.eps
-    pred = m(Query(x, torch.full((4,), 1 / 7).double(), torch.full((4,), 1 / 7).double()), Condition())
+    pred = m(Query(x, t, t), Condition())
     for width in (None, 0.5):
         got = Bound(times=At(0.1), steps=STEPS)(m, batch._replace(bin=width), NOISE, 0.0)
         want = decoder_term(batch.x0, pred, now, before, "learned", width).mean(1) * STEPS / math.log(2)
