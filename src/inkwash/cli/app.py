@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from inkwash._version import __version__
-from inkwash.cli import data, demo, doctor, info, noise, sample, train
+from inkwash.cli import data, demo, doctor, edit, info, interpolate, noise, sample, train
 from inkwash.cli.command import Command, Patient
 
 EXAMPLES = """
@@ -41,6 +41,8 @@ app = typer.Typer(
 )
 app.command("train", cls=Patient)(train.train)
 app.command("sample", cls=Command)(sample.sample)
+app.command("edit", cls=Command)(edit.edit)
+app.command("interpolate", cls=Command)(interpolate.interpolate)
 app.command("info", cls=Command)(info.info)
 app.command("noise", cls=Command)(noise.noise)
 app.add_typer(data.app, name="data")
