@@ -155,7 +155,7 @@ def plain(
         d0 = rms([a / (atol + rtol * abs(a)) for a in part])
         d1 = rms([b / (atol + rtol * abs(a)) for a, b in zip(part, slope, strict=True)])
         guesses.append(1e-3 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1)
-    h = math.copysign(min(*guesses, abs(end - start)), end - start)
+    h = math.copysign(min(max(min(guesses), 1e-6 * abs(end - start)), abs(end - start)), end - start)
     while t != end:
         left = end - t
         if abs(h) >= abs(left):
@@ -206,8 +206,9 @@ ROWS = [
     ((0.5, 0.5), 0.0, 1.0, 0.1),
     ((0.0, 2.0), 30.0, 0.2, 0.3),
     ((1.0, 1.0), 1.0, 0.5, 0.5),
+    ((1.0, 1.0), 1e-9, 1.0, 0.5),
 ]
-"""Starts of both tensors, and the times from and to; the last has nothing to do."""
+"""Starts of both tensors, and the times from and to. One has nothing to do, the last starts almost at 0."""
 
 
 def test_adaptive_steps_are_those_of_a_plain_reimplementation() -> None:

@@ -129,7 +129,8 @@ def _first_step(state: State, slope: State, span: Tensor, rtol: float, atol: flo
         size = atol + rtol * y.abs()
         d0, d1 = _rms(y / size), _rms(k / size)
         steps.append(torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-3, 0.01 * d0 / d1))
-    return torch.stack(steps).amin(0).minimum(span.abs()) * span.sign()
+    # Of a state that is almost 0 a hundredth is nothing: not less than a millionth of the way, which may be refused.
+    return torch.stack(steps).amin(0).maximum(1e-6 * span.abs()).minimum(span.abs()) * span.sign()
 
 
 def _error(
