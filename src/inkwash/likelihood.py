@@ -70,8 +70,8 @@ class Hutchinson(Component):
 
     def __call__(self, x: Tensor, noise: Noise) -> Tensor:
         """The vectors [probes, B, ...], with entries ±1/sqrt(probes), which are signs of normals."""
-        signs = [torch.where(noise(x, k, Stream.PROBE) >= 0, 1.0, -1.0) for k in range(self.probes)]  # never 0
-        return (torch.stack(signs) / math.sqrt(self.probes)).to(x.dtype)
+        positive = torch.stack([noise(x, k, Stream.PROBE) >= 0 for k in range(self.probes)])  # a normal may be 0
+        return (2 * positive.to(x.dtype) - 1) / math.sqrt(self.probes)
 
 
 AnyTrace = Annotated[Exact | Hutchinson, OneOf()]
