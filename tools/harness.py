@@ -332,26 +332,29 @@ def _in_children(calls: Iterable[Callable[[], dict[str, Any]]], jobs: int) -> It
     running: dict[int, _Child] = {}
     answers: dict[int, dict[str, Any]] = {}
     given = 0
-    while True:
-        while len(running) < jobs and (job := next(waiting, None)) is not None:
-            child = _fork(*job)
-            running[child.pipe] = child
-        if not running:
-            return
-        for pipe in select.select(list(running), [], [], 1.0)[0]:
-            if data := os.read(pipe, 1 << 16):
-                running[pipe].said.append(data)
-                continue
-            child = running.pop(pipe)
-            os.close(pipe)
-            code = os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1])
-            answers[child.number] = {"signal": -code} if code < 0 else json.loads(b"".join(child.said))
+    try:
+        while True:
+            while len(running) < jobs and (job := next(waiting, None)) is not None:
+                child = _fork(*job)
+                running[child.pipe] = child
+            if not running:
+                return
+            for pipe in select.select(list(running), [], [], 1.0)[0]:
+                if data := os.read(pipe, 1 << 16):
+                    running[pipe].said.append(data)
+                else:
+                    child = running.pop(pipe)
+                    answers[child.number] = child.answer()
+            for child in running.values():
+                if time.monotonic() > child.deadline:
+                    os.kill(child.pid, signal.SIGKILL)
+            while given in answers:
+                yield answers.pop(given)
+                given += 1
+    finally:  # nobody is left behind, whatever has ended this
         for child in running.values():
-            if time.monotonic() > child.deadline:
-                os.kill(child.pid, signal.SIGKILL)
-        while given in answers:
-            yield answers.pop(given)
-            given += 1
+            os.kill(child.pid, signal.SIGKILL)
+            child.answer()
 
 
 @dataclass(frozen=True)
@@ -361,6 +364,12 @@ class _Child:
     pipe: int
     deadline: float
     said: list[bytes] = field(default_factory=list)
+
+    def answer(self) -> dict[str, Any]:
+        """What it has said, now that it has ended; or by which signal it was."""
+        os.close(self.pipe)
+        code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return {"signal": -code} if code < 0 else json.loads(b"".join(self.said) or b'{"error": "It said nothing."}')
 
 
 def _fork(number: int, call: Callable[[], dict[str, Any]]) -> _Child:
@@ -387,6 +396,8 @@ def _fork(number: int, call: Callable[[], dict[str, Any]]) -> _Child:
         answer = call()
     except BaseException:  # noqa: BLE001
         answer = {"error": traceback.format_exc()}
-    with os.fdopen(into, "wb") as pipe:
-        pipe.write(json.dumps(answer).encode())
-    os._exit(0)
+    try:
+        with os.fdopen(into, "wb") as pipe:
+            pipe.write(json.dumps(answer).encode())
+    finally:  # the parent's code is not the child's, even where nobody listens any more
+        os._exit(0)
