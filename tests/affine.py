@@ -120,10 +120,6 @@ def spaced(start: float, end: float, steps: int) -> list[float]:
 
 
 def graded(start: float, end: float, steps: int) -> list[float]:
-    """The first and the last three steps of length 3·h², where methods are of lower order; the others even, about h."""
-    h = 1 / steps
-    short = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64) * 3 * h * h
-    middle = torch.linspace(float(short[-1]), 1 - float(short[-1]), steps - 5, dtype=torch.float64)
-    share = torch.cat([torch.zeros(1, dtype=torch.float64), short[:-1], middle, 1 - short[:-1].flip(0)])
-    share = torch.cat([share, torch.ones(1, dtype=torch.float64)])
-    return (start + (end - start) * share).tolist()
+    """Steps that grow smoothly from length ~h² at both ends, where methods are of lower order, to 1.5·h between."""
+    u = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    return (start + (end - start) * u * u * (3 - 2 * u)).tolist()
