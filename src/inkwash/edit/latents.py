@@ -62,7 +62,7 @@ def slerp(a: Tensor, b: Tensor, share: float | Tensor) -> Tensor:
     s = torch.as_tensor(share, dtype=torch.float64)
     u, v = (x.double().flatten() / x.double().norm().clamp(min=1e-300) for x in (a, b))
     apart, together = float((u - v).norm()), float((u + v).norm())
-    if together < 1e-7:
+    if together < 1e-7 < apart:
         raise ValueError("slerp of two opposite vectors: every arc between them is as near. Take other seeds.")
     # Kahan's formula keeps its digits where the arc cosine of the product loses half of them.
     w = 2 * torch.atan2(torch.tensor(apart, dtype=torch.float64), torch.tensor(together, dtype=torch.float64))

@@ -73,13 +73,13 @@ class Posterior:
         image = self.measure(zero)
         if bool(image.detach().any()):
             raise ValueError("The measurement of nothing is not 0: it must be linear. Subtract its constant from y.")
-        with torch.no_grad():
-            residual = self.y.to(image) - self.measure(x0)
-        if residual.shape != image.shape:
+        if self.y.shape[1:] != image.shape[1:] or len(self.y) not in (1, len(image)):
             raise ValueError(
                 f"y is {list(self.y.shape)}, and the measurement of x is {list(image.shape)}. Measure pictures of "
                 "the model's size, and give one y for all or one for each."
             )
+        with torch.no_grad():
+            residual = self.y.to(image) - self.measure(x0)
 
         def transposed(w: Tensor) -> Tensor:
             (back,) = torch.autograd.grad(image, zero, w, retain_graph=True)
