@@ -29,7 +29,7 @@ from inkwash.likelihood import (
     log_likelihood,
 )
 from inkwash.noise import Philox, Stream
-from inkwash.paths import Linear, Table
+from inkwash.paths import VE, Linear, Table
 from inkwash.types import Condition, Denoised, Path, Query, like
 
 ROWS = torch.arange(5)
@@ -411,9 +411,14 @@ def test_every_step_of_the_bound_has_noise_of_its_own() -> None:
 
 
 def test_some_of_the_bound_s_steps_stand_for_all() -> None:
-    """Over the possible choices the mean is the whole bound: 7 middle steps, 3 of them evaluated."""
-    times = torch.linspace(0.8, 0, 9, dtype=torch.float64)
-    m, calls = model(Linear(), TARGETS["v"]), [0]
+    """Over the possible choices the mean is the whole bound: 6 middle steps, 2 of them evaluated.
+
+    The steps remove 1/2, 1/4, 1/4, 1/2, 1/4, 1/4 of the noise, 2 in all: an eighth of the choices for every quarter.
+    """
+    shares = [0.5, 0.25, 0.25, 0.5, 0.25, 0.25]
+    p = VE(80.0)
+    times = torch.tensor([0.05 * math.sqrt(math.prod(1 - v for v in shares[:i])) for i in range(7)] + [0.0]).double()
+    m, calls = model(p, TARGETS["v"]), [0]
 
     def ask(query: Query, cond: Condition) -> Denoised:
         calls[0] += 1
@@ -421,27 +426,22 @@ def test_some_of_the_bound_s_steps_stand_for_all() -> None:
 
     def estimate(place: Tensor | None, terms: int | None) -> Any:
         noise = Told(NOISE, torch.ones_like, place)
-        bound = discrete_bound(ask, Linear(), times, X, Condition(), noise, terms=terms)
+        bound = discrete_bound(ask, p, times, X, Condition(), noise, terms=terms)
         if terms is not None:
             assert [a for a in noise.asked if a[1] == Stream.CHOICE] == [(k, Stream.CHOICE) for k in range(terms)]
         return bound
 
     whole, calls[0] = estimate(None, None), 0
-    # The 21 places (k + u)·7/3 of u = (j + 1/2)/7 hit each of the 7 steps three times; rows in another order each.
-    choices = [estimate(((ROWS + j) % 7 + 0.5).double() / 7, 3) for j in range(7)]
-    assert calls[0] == 7 * 4
-    assert torch.allclose(torch.stack([c.steps for c in choices]).mean(0), whole.steps, rtol=1e-12)
+    choices = [estimate(((ROWS + j) % 4 + 0.5).double() / 4, 2) for j in range(4)]  # rows in an order of their own
+    assert calls[0] == 4 * 3
+    assert torch.allclose(torch.stack([c.steps for c in choices]).mean(0), whole.steps, rtol=1e-6)
     assert all(torch.equal(c.steps[-1], whole.steps[-1]) for c in choices)
-    one = choices[0].steps[:, 0]  # u = 1/14: 0.17, 2.5, 4.83
-    assert one[:-1].nonzero().flatten().tolist() == [0, 2, 4]
-    assert torch.allclose(one[[0, 2, 4]], whole.steps[[0, 2, 4], 0] * 7 / 3, rtol=1e-12)
-    edge = estimate(torch.full((5,), 1 - 2.0**-53, dtype=torch.float64), 7)  # rounding must not reach the last step
-    assert (
-        torch.allclose(edge.steps[:6].sum(0), whole.steps[1:6].sum(0) + whole.steps[6], rtol=1)
-        and edge.steps[6].min() > 0
-    )
-    every = estimate(torch.full((5,), 0.5, dtype=torch.float64), 7)
-    assert torch.allclose(every.steps, whole.steps, rtol=1e-12)
+    for row, hit, worth in ((0, [0, 3], 2.0), (2, [1, 4], 4.0), (3, [2, 5], 4.0)):
+        assert choices[0].steps[:-1, row].nonzero().flatten().tolist() == hit
+        assert torch.allclose(choices[0].steps[hit, row], worth * whole.steps[hit, row], rtol=1e-6)
+    edge = estimate(torch.full((5,), 1 - 2.0**-53, dtype=torch.float64), 1)  # rounding must not reach the last step
+    assert torch.equal(edge.steps[-1], whole.steps[-1]) and bool((edge.steps[5] > 0).all())
+    assert estimate(torch.full((5,), 0.5, dtype=torch.float64), 6).steps[:-1].count_nonzero(0).tolist() == [6] * 5
 
 
 def test_a_bound_that_makes_no_sense_is_refused() -> None:

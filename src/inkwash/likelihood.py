@@ -24,6 +24,7 @@ from inkwash.bound import Variance, decoder_term, prior_term, step_term
 from inkwash.grids import AnyGrid, Karras, spread
 from inkwash.kinds import OneOf
 from inkwash.noise import Stream
+from inkwash.paths import forward_variance
 from inkwash.types import Coeffs, Component, Condition, Denoiser, Noise, Path, Query, like
 
 SMALLEST_RATIO = 1e-3
@@ -249,8 +250,9 @@ def discrete_bound(
     """An unbiased estimate of the variational bound of -ln p(x0) for the chain along `times` [N+1], 1 ... 0 (eq. 13).
 
     p is the density of x0 [B, ...], or, with the width of the bins, the probability of its bins. Every step has noise
-    of its own. terms: evaluate only so many of the N - 1 middle steps for each row, one at random of each of equal
-    stretches, and weigh them so that every entry keeps its expectation; None is all. The last step is always evaluated.
+    of its own. terms: evaluate only so many of the N - 1 middle steps for each row, chosen at random, the likelier the
+    larger the share beta/sigma_t² of the noise that a step removes; they are weighed so that every entry keeps its
+    expectation. None is all. The last step is always evaluated.
     Raises ValueError for times that do not fall to 0, and for a number of terms that is not within 1 to N - 1.
     """
     n, rows = len(times) - 1, torch.arange(len(x0))
@@ -261,11 +263,13 @@ def discrete_bound(
             f"terms = {terms} must be within 1 to {n - 1}, the steps before the last. Leave it out for all."
         )
     c = path(times)
-    middle, worth = torch.arange(n - 1)[:, None].expand(-1, len(x0)), 1.0
+    middle, worth = torch.arange(n - 1)[:, None].expand(-1, len(x0)), torch.ones(n - 1, dtype=torch.float64)
     if terms is not None:
-        place = torch.stack([noise.uniform(k, Stream.CHOICE) for k in range(terms)])
-        worth = (n - 1) / terms
-        middle = ((torch.arange(terms)[:, None] + place) * worth).long().clamp(max=n - 2)
+        share = forward_variance(c.at(slice(0, n - 1)), c.at(slice(1, n))) / c.sigma[:-2] ** 2
+        edges = (share / share.sum()).cumsum(0)
+        place = torch.stack([noise.uniform(k, Stream.CHOICE) + k for k in range(terms)]) / terms
+        middle = torch.searchsorted(edges, place, right=True).clamp(max=n - 2)
+        worth = share.sum() / (terms * share)
     steps = torch.zeros(n, len(x0), dtype=torch.float64)
     with torch.no_grad():
         for k, i in enumerate([*middle, torch.full_like(rows, n - 1)]):
@@ -273,7 +277,7 @@ def discrete_bound(
             x = like(now.alpha, x0) * x0 + like(now.sigma, x0) * noise(x0, k, Stream.BOUND)
             pred = denoiser(Query(x, times[i], times[i]), cond)
             if k < len(middle):
-                term = worth * _sum(step_term(x0, pred, now, nxt, variance))
+                term = worth[i] * _sum(step_term(x0, pred, now, nxt, variance))
             else:
                 before = _at(c, i - 1) if n > 1 else None
                 term = _sum(decoder_term(x0, pred, now, before, variance, bin))
