@@ -1,0 +1,29 @@
+"""Measuring a model: how likely it finds data it has not seen."""
+
+from inkwash.evaluation.likelihood import (
+    BoundFigures,
+    BoundSettings,
+    FlowFigures,
+    FlowSettings,
+    Interval,
+    Measurement,
+    bound_plot,
+    held_out,
+    measure,
+    probes_for,
+    weights_hash,
+)
+
+__all__ = [
+    "BoundFigures",
+    "BoundSettings",
+    "FlowFigures",
+    "FlowSettings",
+    "Interval",
+    "Measurement",
+    "bound_plot",
+    "held_out",
+    "measure",
+    "probes_for",
+    "weights_hash",
+]
