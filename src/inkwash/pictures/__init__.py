@@ -5,6 +5,7 @@ Drawn with Pillow alone, and Pillow is only imported when something is drawn.
 
 from inkwash.pictures.chart import line_plot, scatter, ticks
 from inkwash.pictures.files import read_settings, save_gif, save_png
+from inkwash.pictures.matrix import matrix
 from inkwash.pictures.sheet import grid, strip
 
-__all__ = ["grid", "line_plot", "read_settings", "save_gif", "save_png", "scatter", "strip", "ticks"]
+__all__ = ["grid", "line_plot", "matrix", "read_settings", "save_gif", "save_png", "scatter", "strip", "ticks"]

@@ -100,12 +100,13 @@ def scatter(
     labels: npt.NDArray[np.integer[Any]] | None = None,
     limits: tuple[float, float, float, float] | None = None,
     title: str | None = None,
+    axes: bool = True,
     size: tuple[int, int] = (480, 480),
 ) -> Image:
     """Points [N, 2] in the plane, equally scaled on both axes.
 
     labels: [N] integers that choose the colours. limits: (x low, x high, y low, y high) to be shown (default:
-    all finite points). Where points overlap they are darker.
+    all finite points). axes: without them the frame fills the picture. Where points overlap they are darker.
     Raises ValueError for arrays of another shape.
     """
     from PIL import Image, ImageDraw
@@ -118,26 +119,27 @@ def scatter(
     finite = np.isfinite(points).all(1)
     at, index = points[finite].astype(np.float64), index[finite]
 
-    top, margin = (46 if title else 16), 16
-    room = np.array([size[0] - 2 * margin - 26, size[1] - top - margin - 14], dtype=np.float64)
+    top, margin = (46 if title else 16 if axes else 1), (16 if axes else 1)
+    beside, below = (26, 14) if axes else (0, 0)
+    room = np.array([size[0] - 2 * margin - beside, size[1] - top - margin - below], dtype=np.float64)
     if limits is None:
         (x_low, x_high), (y_low, y_high) = _range(at[:, 0], 0.05), _range(at[:, 1], 0.05)
     else:
         x_low, x_high, y_low, y_high = limits
     unit = float(min(room[0] / (x_high - x_low), room[1] / (y_high - y_low)))  # pixels
     box = (x_high - x_low) * unit, (y_high - y_low) * unit
-    left = 26 + margin + (room[0] - box[0]) / 2
+    left = beside + margin + (room[0] - box[0]) / 2
     bottom = top + (room[1] + box[1]) / 2
 
     page = Image.new("RGB", (size[0] * _S, size[1] * _S), (255, 255, 255))
     draw = ImageDraw.Draw(page)
     if title:
         _write(draw, (left + box[0] / 2, 14), title, 17, anchor="ma")
-    for x, label in _labelled(ticks(x_low, x_high, 4)):
+    for x, label in _labelled(ticks(x_low, x_high, 4)) if axes else ():
         across = left + (x - x_low) * unit
         draw.line([(across * _S, bottom * _S), (across * _S, (bottom - box[1]) * _S)], fill=_LINE, width=_S)
         _write(draw, (across, bottom + 5), label, 11, text.QUIET, "ma")
-    for y, label in _labelled(ticks(y_low, y_high, 4)):
+    for y, label in _labelled(ticks(y_low, y_high, 4)) if axes else ():
         down = bottom - (y - y_low) * unit
         draw.line([(left * _S, down * _S), ((left + box[0]) * _S, down * _S)], fill=_LINE, width=_S)
         _write(draw, (left - 5, down), label, 11, text.QUIET, "rm")

@@ -25,12 +25,13 @@ def grid(
     labels: Sequence[str] | None = None,
     scale: int | None = None,
     gap: int = 2,
+    margin: int = _MARGIN,
     title: str | None = None,
 ) -> Image:
     """Images [N, H, W, C] in rows of `columns` on white, in RGB.
 
     labels: a heading for each column. scale: each pixel becomes a square of this side (default: cells of about 60
-    pixels, or the images as they are where they are larger). gap: pixels between cells.
+    pixels, or the images as they are where they are larger). gap: pixels between cells; margin: around them all.
     C: 1 is grey, 2 red and green, 3 RGB, 4 RGB and opacity (on white); of more, the first three are shown.
     Raises ValueError for other arrays, and where labels and columns differ in number.
     """
@@ -42,7 +43,7 @@ def grid(
     columns = min(columns, len(pixels)) if labels is None else columns
     rows = -(-len(pixels) // columns)
     return _sheet(
-        [pixels[i * columns : (i + 1) * columns] for i in range(rows)], columns, labels, (), scale, gap, title
+        [pixels[i * columns : (i + 1) * columns] for i in range(rows)], columns, labels, (), scale, gap, title, margin
     )
 
 
@@ -73,6 +74,7 @@ def _sheet(
     scale: int | None,
     gap: int,
     title: str | None,
+    margin: int = _MARGIN,
 ) -> Image:
     from PIL import Image, ImageDraw
 
@@ -85,16 +87,16 @@ def _sheet(
     above, above_size = _headings(labels or (), w)
     below, below_size = _headings(captions, w)
     title_lines, title_size = text.wrap(title, max(inner, 60), largest=16, smallest=9) if title else ([], 16)
-    top = _MARGIN + len(title_lines) * round(title_size * 1.4) + 3 * bool(title_lines)
+    top = margin + len(title_lines) * round(title_size * 1.4) + 3 * bool(title_lines)
     top += _height(above, above_size) + 3 * bool(above)
     bottom = _height(below, below_size) + 3 * bool(below)
     page = Image.new(
-        "RGB", (max(inner, 60) + 2 * _MARGIN, top + len(rows) * (h + gap) - gap + bottom + _MARGIN), (255, 255, 255)
+        "RGB", (max(inner, 60) + 2 * margin, top + len(rows) * (h + gap) - gap + bottom + margin), (255, 255, 255)
     )
     draw = ImageDraw.Draw(page)
     left = (page.width - inner) // 2
     for i, line in enumerate(title_lines):
-        at = (page.width / 2, _MARGIN + round(title_size * 1.4) * i)
+        at = (page.width / 2, margin + round(title_size * 1.4) * i)
         text.write(draw, at, line, title_size, anchor="ma")
     for j, lines in enumerate(above):  # they stand on the images
         for i, line in enumerate(reversed(lines)):

@@ -1,0 +1,143 @@
+"""`inkwash compare`: samplers side by side, at several numbers of steps."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from inkwash.cli.command import mistakes_so_far, refuse
+from inkwash.cli.words import check_ending, free_name, say, some
+
+if TYPE_CHECKING:
+    from inkwash.compare import Drawn
+
+_what, _how, _where = (partial(typer.Option, rich_help_panel=name) for name in ("What", "How", "Where to"))
+
+
+def compare(
+    ctx: typer.Context,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or a model's.")],
+    n: Annotated[int | None, _what("-n", help="How many in each cell (default: 6; 2000 points).", min=1)] = None,
+    label: Annotated[
+        list[str] | None, _what(help="A class by name or index, repeatable (default: all in turn).")
+    ] = None,
+    guidance: Annotated[
+        float | None, _what(help="How strictly to follow labels; 1 is off (default: the model's).")
+    ] = None,
+    seed: Annotated[int, _what(help="Other seeds, other pictures.")] = 0,
+    sampler: Annotated[
+        str,
+        _how(
+            help="With commas: heun, dpm++, unipc, ddim, ancestral, deis, ipndm, euler, adams, rk45; settings in "
+            "brackets: 'heun,dpm++(order=3),ddim(eta=0.5)'."
+        ),
+    ] = "heun,dpm++,ddim",
+    steps: Annotated[str | None, _how(help="Numbers of steps, with commas (default: 5,10,20).")] = None,
+    calls: Annotated[
+        str | None,
+        _how(help="Numbers of network calls instead: each sampler takes the steps that make as many, or just fewer."),
+    ] = None,
+    grid: Annotated[
+        str | None,
+        _how(help="Which times: even, karras, log-snr ...; with commas a row for each (default: the model's)."),
+    ] = None,
+    device: Annotated[str, _how(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    precision: Annotated[Literal["fp32", "bf16"], _how(help="What the network computes in.")] = "fp32",
+    trust: Annotated[bool, _how("--trust", help="Run code from outside inkwash that the model names.")] = False,
+    out: Annotated[
+        Path | None, _where(help="The sheet (default: compare.png, or compare-2.png ... in this folder).")
+    ] = None,
+) -> None:
+    """Draw the same pictures with several samplers and numbers of steps, side by side.
+
+    All start from the same noise, with the same labels. Under each stand the network's calls for a picture and the
+    seconds for all of the cell. The settings are written into the PNG.
+
+    inkwash compare runs/demo --sampler heun,dpm++,'ddim(eta=0.5)' --calls 5,10,20
+    """
+    mistakes = [*mistakes_so_far(ctx), *check_ending(out, ".png", "--out")]
+    if steps is not None and calls is not None:
+        mistakes.append(f"--steps {steps} and --calls {calls} both say how many. Give one of them.")
+    by: Literal["steps", "calls"] = "steps" if calls is None else "calls"
+    counts = _numbers(calls or steps or "5,10,20", f"--{by}", mistakes)
+
+    from inkwash.cli.terminal import bar
+    from inkwash.compare import ComparisonError, comparison, draw, settings_of, ways
+    from inkwash.kinds import split_texts
+    from inkwash.pictures import save_png
+    from inkwash.pipeline import find_class, load
+
+    samplers, grids = split_texts(sampler), split_texts(grid or "")
+    if not samplers:
+        mistakes.append("--sampler names none. Give at least one, as in heun,ddim.")
+    these = []
+    try:
+        pipe = load(run, device=device, precision=precision, trust=trust)
+    except ValueError as error:
+        refuse([*mistakes, str(error)])
+        raise
+    try:
+        these = ways(pipe, samplers, counts, by=by, grids=grids, guidance=guidance)
+    except ComparisonError as error:
+        mistakes += error.mistakes
+    classes = pipe.config.classes
+    if label and not classes:
+        mistakes.append(f"--label {label[0]}: this model was trained without classes.")
+    for one in (label or []) if classes else []:
+        try:
+            find_class(classes, one)
+        except ValueError as error:
+            mistakes.append(str(error))
+    points = len(pipe.config.shape) == 1
+    if points and pipe.config.shape != (2,):
+        mistakes.append(f"Vectors of {pipe.config.shape[0]} numbers have no picture to compare.")
+    refuse(mistakes)
+
+    count = n or (2000 if points else 6)
+    labels = [label[i % len(label)] for i in range(count)] if label else None
+    with bar("Sampling") as told:
+        found = draw(pipe, these, count, label=labels, seed=seed, watch=told)
+    settings = settings_of(found)
+    what = some(count, "point" if points else "picture")
+    scale = settings["guidance"]
+    guided = "" if scale == 1 else f"guidance {scale:g}: a call runs the network twice · "
+    note = f"{guided}seconds for the {what} of a cell on {settings['device']}, {precision} · seed {seed}"
+    out = out or free_name(Path("compare.png"))
+    save_png(comparison(found, by, title=run.resolve().name, note=note), out, settings)
+    say(_table(found, count))
+    say(f"{what} in each of {some(len(found), 'cell')} in {out}")
+
+
+def _numbers(text: str, option: str, mistakes: list[str]) -> list[int]:
+    """Whole numbers above 0, as in 5,10,20; in order, each once."""
+    parts = [part.strip() for part in text.split(",")]
+    if all(part.isdecimal() and int(part) > 0 for part in parts):
+        return sorted(set(map(int, parts)))
+    mistakes.append(f"{option} {text} must be whole numbers from 1 on, with commas, as in 5,10,20.")
+    return []
+
+
+def _table(found: list[Drawn], n: int) -> str:
+    """What was measured, in aligned columns."""
+    head = ("sampler", "steps", "calls", "seconds", "a second")
+    rows = [
+        (
+            one.way.row,
+            "own" if one.way.column is None else str(one.way.settings.steps),
+            str(one.calls),
+            f"{one.seconds:.2f}",
+            f"{n / one.seconds:.3g}" if n / one.seconds < 1000 else f"{n / one.seconds:,.0f}",
+        )
+        for one in found
+    ]
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            word.ljust(wide) if i == 0 else word.rjust(wide)
+            for i, (word, wide) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in (head, *rows)
+    )

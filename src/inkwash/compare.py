@@ -1,0 +1,258 @@
+"""The same pictures drawn in several ways: each sampler with each number of steps, with its seconds and its calls."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+
+from inkwash import pictures
+from inkwash.drive import drive
+from inkwash.grids import AnyGrid, Listed
+from inkwash.kinds import from_text, in_text
+from inkwash.noise import Philox
+from inkwash.pipeline import Pipeline, Samples
+from inkwash.samplers import AnySampler
+from inkwash.sampling import Sampling
+from inkwash.targets import check
+from inkwash.types import Condition, Denoised, Query
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to draw: its row, the number its column asks for (None: the sampler takes no number), and settings."""
+
+    row: str
+    column: int | None
+    settings: Sampling
+
+    @property
+    def sampler(self) -> str:
+        """The sampler as it is written on a command line."""
+        return in_text(self.settings.method)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a way drew: the samples, the network's calls for each of them, and the seconds for all together."""
+
+    way: Way
+    samples: Samples
+    calls: int
+    seconds: float
+
+
+class ComparisonError(ValueError):
+    """Ways that do not exist or do not fit the model: `mistakes` has all of them."""
+
+    def __init__(self, mistakes: Sequence[str]) -> None:
+        super().__init__("\n".join(mistakes))
+        self.mistakes = list(mistakes)
+
+
+def ways(
+    pipe: Pipeline,
+    samplers: Sequence[str],
+    counts: Sequence[int],
+    *,
+    by: Literal["steps", "calls"] = "steps",
+    grids: Sequence[str] = (),
+    guidance: float | None = None,
+) -> list[Way]:
+    """Every sampler on every grid (by default the model's own) with every count, tried without the network.
+
+    by: what the counts say: steps, or calls, where a sampler takes as many steps as make that many calls or just fewer.
+    A sampler that chooses its own steps, and a listed grid, which has its own, come once. Raises ComparisonError.
+    """
+    mistakes: list[str] = []
+    if wrong := [n for n in counts if n < 1]:
+        mistakes.append(f"{by} = {', '.join(map(str, wrong))}: a sampler needs at least 1.")
+    for what, union, texts in (("sampler", AnySampler, samplers), ("grid", AnyGrid, grids)):
+        for text in texts:
+            _noted(mistakes, from_text, union, text, what)
+    _noted(mistakes, pipe.settings, guidance=guidance)
+    if mistakes:
+        raise ComparisonError(mistakes)
+    found: list[Way] = []
+    spacings: list[str | None] = [*grids] or [None]
+    for sampler, grid in product(samplers, spacings):
+        row = sampler if len(grids) < 2 else f"{sampler} on {grid}"
+        own = pipe.settings(sampler=sampler, grid=grid, guidance=guidance)
+        if (alone := _noted(mistakes, _has_own_steps, pipe, own)) is not None:
+            tried = [_noted(mistakes, _way, pipe, row, own, n, by) for n in ([None] if alone else counts)]
+            found += [way for way in tried if way is not None]
+    if mistakes:
+        raise ComparisonError(list(dict.fromkeys(mistakes)))
+    return found
+
+
+def draw(
+    pipe: Pipeline,
+    these: Sequence[Way],
+    n: int,
+    *,
+    label: str | int | Sequence[str | int] | None = None,
+    seed: int = 0,
+    watch: Callable[[float], None] | None = None,
+) -> list[Drawn]:
+    """n samples in each way, all from the same noise and labels.
+
+    The network is run once before the clock is looked at. Raises ValueError for a label that does not exist.
+    """
+    found = []
+    pipe(n, label=label, steps=1, sampler="ddim", grid="even", seed=seed)
+    for number, way in enumerate(these):
+        calls = 0
+
+        def count(query: Query, answer: Denoised) -> None:
+            nonlocal calls
+            calls += 1
+
+        def told(fraction: float, number: int = number) -> None:
+            if watch is not None:
+                watch((number + fraction) / len(these))
+
+        own = way.settings
+        began = time.perf_counter()
+        samples = pipe(
+            n,
+            label=label,
+            steps=own.steps,
+            sampler=own.method,
+            guidance=own.guidance,
+            grid=own.grid,
+            seed=seed,
+            batch_size=n,
+            watch=told,
+            trace=count,
+        )
+        found.append(Drawn(way, samples, calls, time.perf_counter() - began))
+    return found
+
+
+def comparison(
+    found: Sequence[Drawn],
+    by: Literal["steps", "calls"] = "steps",
+    *,
+    title: str | None = None,
+    note: str | None = None,
+) -> Image:
+    """All of it in one picture: a row for each sampler, a column for each count, seconds and calls under each.
+
+    title and a smaller note stand above.
+    Raises ValueError for vectors of other than 2 numbers.
+    """
+    rows = list(dict.fromkeys(one.way.row for one in found))
+    columns = sorted({one.way.column for one in found if one.way.column is not None})
+    tiles = _tiles([one.samples for one in found])
+    cells: dict[tuple[int, int], tuple[Image, str]] = {}
+    for one, tile in zip(found, tiles, strict=True):
+        at = rows.index(one.way.row), 0 if one.way.column is None else columns.index(one.way.column)
+        cells[at] = tile, _caption(one, by)
+    heads = [some(n, by[:-1]) for n in columns] or [""]
+    return pictures.matrix(cells, [re.sub(r",\s*", ", ", row) for row in rows], heads, title=title, note=note)
+
+
+def settings_of(found: Sequence[Drawn]) -> dict[str, Any]:
+    """Everything needed to draw the comparison again, and what was measured."""
+    common = {k: v for k, v in found[0].samples.settings.items() if k not in ("sampler", "steps", "grid")}
+    return common | {
+        "compared": [
+            {k: one.samples.settings[k] for k in ("sampler", "steps", "grid")}
+            | {"calls": one.calls, "seconds": round(one.seconds, 4)}
+            for one in found
+        ]
+    }
+
+
+def some(count: int, what: str) -> str:
+    """1 step, 5 steps."""
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
+def _caption(one: Drawn, by: str) -> str:
+    took = f"{one.seconds:.2f} s" if one.seconds < 9.995 else f"{one.seconds:.0f} s"
+    calls = some(one.calls, "call")
+    if one.way.column is None:
+        return f"its own steps\n{calls} · {took}"
+    steps = some(one.way.settings.steps, "step")
+    return f"{calls} · {took}" if by == "steps" else f"{steps}, {calls} · {took}"
+
+
+def _tiles(samples: Sequence[Samples]) -> list[Image]:
+    """Each way's samples as one picture, all of one size; points on axes of the same range."""
+    first = samples[0].array
+    if first.ndim > 2:
+        across = int(np.ceil(np.sqrt(len(first))))
+        return [pictures.grid(s.pictures(), across, margin=0) for s in samples]
+    if first.shape[1] != 2:
+        raise ValueError(f"Vectors of {first.shape[1]} numbers have no picture to compare.")
+    reach = 1.05 * max(float(np.abs(s.array[np.isfinite(s.array)]).max(initial=1e-3)) for s in samples)
+    names = list(dict.fromkeys(samples[0].labels))
+    index = np.array([names.index(label) for label in samples[0].labels]) if len(names) > 1 else None
+    limits = (-reach, reach, -reach, reach)
+    return [pictures.scatter(s.array, labels=index, limits=limits, axes=False, size=(180, 180)) for s in samples]
+
+
+def _way(pipe: Pipeline, row: str, own: Sampling, count: int | None, by: str) -> Way:
+    """A way that was tried. Raises ValueError where it does not fit."""
+    if count is not None:
+        own = own.changed(steps=_steps_for(pipe, own, count) if by == "calls" else count)
+    _calls_of(pipe, own)
+    return Way(row, count, own)
+
+
+def _has_own_steps(pipe: Pipeline, own: Sampling) -> bool:
+    """Whether the number of steps is nothing that one can ask for."""
+    if isinstance(own.grid, Listed):
+        return True
+    return _calls_of(pipe, own.changed(steps=1)) == _calls_of(pipe, own.changed(steps=2))
+
+
+def _steps_for(pipe: Pipeline, own: Sampling, calls: int) -> int:
+    """The most steps that make no more than `calls` calls."""
+    if (least := _calls_of(pipe, own.changed(steps=1))) > calls:
+        raise ValueError(f"{in_text(own.method)} makes {least} calls in a single step, more than {calls}.")
+    low, high = 1, calls + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _calls_of(pipe, own.changed(steps=middle)) <= calls else (low, middle)
+    return low
+
+
+def _calls_of(pipe: Pipeline, own: Sampling) -> int:
+    """How often the sampler asks, found by answering it without a network.
+
+    Raises ValueError where it refuses the path or the grid, and where the model cannot be asked there.
+    """
+    trained, asked = pipe.model.path, 0
+    times = own.times(trained)
+    check(trained, pipe.model.target, own.asked(trained, times[:-1]))
+
+    def answer(query: Query, cond: Condition) -> Denoised:
+        nonlocal asked
+        asked += 1
+        nothing = torch.zeros_like(query.x)
+        return Denoised(nothing, query.x, nothing if pipe.model.learned_variance else None)
+
+    start, noise = torch.ones(1, 1, dtype=torch.float64), Philox(0, torch.zeros(1, dtype=torch.int64))
+    drive(own.method(own.path or trained, start, times, noise), answer, Condition())
+    return asked
+
+
+def _noted(mistakes: list[str], what: Callable[..., Any], *args: Any, **settings: Any) -> Any:
+    """What a call returns, or None with what it says noted."""
+    try:
+        return what(*args, **settings)
+    except ValueError as error:
+        mistakes.append(str(error))
+        return None
