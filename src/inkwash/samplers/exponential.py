@@ -44,11 +44,11 @@ class DpmSolver(Component):
         moments = step.moments(nodes)
         if self.order == 2:
             moments[0] = step.length * step.total / 2  # as published: the first moment to first order in h
-        weights = step.alpha[:, None] * corrections(nodes, moments, used(times, self.order))
-        first, spread, random = step.first(x), rows(step.spread, x), (step.spread > 0).any(1).tolist()
+        weights = step.weighted(corrections(nodes, moments, used(times, self.order)))
+        carried, spread, random = step.carried(x), rows(step.spread, x), (step.spread > 0).any(1).tolist()
 
         def base(i: int, x: Tensor, pred: Denoised) -> tuple[Tensor, Tensor]:
-            x = first(i, x, pred)
+            x = carried(i, x, pred)
             return x + spread[i] * noise(x, i, Stream.STEP) if random[i] else x, pred.x0
 
         return remembering(x, times, weights, base)
@@ -77,12 +77,12 @@ class UniPC(Component):
         predicting[0] = torch.where(count == 2, simple, predicting[0])
         correcting[0] = torch.where(count == 1, simple, correcting[0])
         correctable = (step.length.isfinite() & (step.length != 0))[:, None]
-        predict = step.alpha[:, None] * corrections(old, predicting, count)
-        correct = torch.where(correctable, step.alpha[:, None] * corrections(ahead, correcting, count + 1), 0.0)
+        predict = step.weighted(corrections(old, predicting, count))
+        correct = step.weighted(torch.where(correctable, corrections(ahead, correcting, count + 1), 0.0))
         return self._walk(x, times, step, predict, correct)
 
     def _walk(self, x: Tensor, times: Tensor, step: _Step, predict: Tensor, correct: Tensor) -> Asking:
-        first = step.first(x)
+        carried = step.carried(x)
         p, c = [rows(w, x) for w in predict.unbind(1)], [rows(w, x) for w in correct.unbind(1)]
         history: list[Tensor] = []
         base = x
@@ -95,7 +95,7 @@ class UniPC(Component):
                     x = x + w[i - 1] * f
             history.insert(0, pred.x0)
             del history[self.order :]
-            x = base = first(i, x, pred)
+            x = base = carried(i, x, pred)
             for w, f in zip(p, history, strict=False):
                 x = x + w[i] * f
             return x
@@ -128,7 +128,7 @@ class _Step:
         level = grid.alpha.log() - grid.sigma.log()
         h = level.diff(dim=0)
         forgotten = torch.exp(-(speed - 1) * h) if speed > 1 else torch.ones_like(h)
-        spread = nxt.sigma * (-torch.expm1(-2 * h)).sqrt() if speed > 1 else torch.zeros_like(h)
+        spread = nxt.sigma * (-torch.expm1(-2 * h)).clamp(min=0).sqrt() if speed > 1 else torch.zeros_like(h)
         total, clean = -torch.expm1(-speed * h), now.sigma == 0
         carry = torch.where(clean, 0.0, nxt.sigma / now.sigma * forgotten)
         data = torch.where(clean, nxt.alpha, nxt.alpha * total)
@@ -136,19 +136,20 @@ class _Step:
         fresh = torch.where(clean, nxt.sigma, 0.0)
         return cls(level[:-1], h, nxt.alpha, carry, data, fresh, spread, total, speed)
 
-    def first(self, x: Tensor) -> Callable[[int, Tensor, Denoised], Tensor]:
-        """The step of order 1, without its noise."""
-        carry, data, fresh = rows(self.carry, x), rows(self.data, x), rows(self.fresh, x)
+    def carried(self, x: Tensor) -> Callable[[int, Tensor, Denoised], Tensor]:
+        """What a step keeps of x, and where it leaves clean data, the noise it takes up."""
+        carry, fresh = rows(self.carry, x), rows(self.fresh, x)
         leaves = (self.fresh > 0).any(1).tolist()
+        return lambda i, x, pred: carry[i] * x + fresh[i] * pred.eps if leaves[i] else carry[i] * x
 
-        def step(i: int, x: Tensor, pred: Denoised) -> Tensor:
-            x = carry[i] * x + data[i] * pred.x0
-            return x + fresh[i] * pred.eps if leaves[i] else x
-
-        return step
+    def weighted(self, corrections: Tensor) -> Tensor:
+        """The weights [N, K, B] of the answers, that of the step of order 1 included; the newest answer is first."""
+        weights = self.alpha[:, None] * corrections
+        weights[:, 0] += self.data
+        return weights
 
     def moments(self, nodes: Sequence[Tensor]) -> list[Tensor]:
-        """The integrals of k·e^(k·(tau - h))·(tau - u_0)...(tau - u_{m-1}) over a step, m = 1, 2, ... (math.md, eq. 32).
+        """The integrals over a step of k·e^(k·(tau - h))·(tau - u_0)...(tau - u_{m-1}), m = 1, 2 ... (math.md, eq. 32).
 
         nodes: u_0 = lambda at the start, u_1, ..., [N, B] each. From those of powers of tau, by parts.
         """
