@@ -103,7 +103,7 @@ def affine(
 
     out = drive(sampler(path, x, times[:, None].expand(-1, len(x)), noise), denoiser, Condition())  # type: ignore[arg-type]
     if not isinstance(sampler, Heun):  # which churns only where it is told to
-        random = sampler in STOCHASTIC.values()
+        random = isinstance(sampler, Ancestral) or getattr(sampler, "eta", 0) > 0 or getattr(sampler, "sde", False)
         last = steps - 1 if times[-1] == 0 else steps
         assert noise.steps == (list(range(last)) if random else [])  # fresh noise at every step that adds some, once
     return Affine(out[1] - out[0], out[0], out[2:] - out[0])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from affine import EVERY, MIX, SAMPLERS, STOCHASTIC
-from gaussian import PATHS, model
+from gaussian import LAM, MU, PATHS, model
 from inkwash.drive import drive
 from inkwash.noise import Philox, Stream
 from inkwash.samplers import Adams, Euler, Heun
@@ -22,11 +22,12 @@ SAME_FLOW = [
 
 
 def sampled(sampler: Sampler, path: Path, x: Tensor, times: Tensor, noise: Noise, seen: list[Query]) -> Tensor:
-    exact = model(path, V())
+    exact = model(path, V(), MU.to(x.dtype), LAM.to(x.dtype))
 
     def denoiser(query: Query, cond: Condition) -> Denoised:
+        assert query.x.dtype == x.dtype
         seen.append(query)
-        return exact(query, cond)._replace(var_mix=MIX.expand_as(query.x))
+        return exact(query, cond)._replace(var_mix=MIX.to(x.dtype).expand_as(query.x))
 
     return drive(sampler(path, x, times, noise), denoiser, Condition())
 
@@ -78,14 +79,16 @@ GRIDS = [  # each row's own; of different lengths, some end at the data
 def test_rows_of_a_batch_may_be_on_different_grids(name: str, path: str, where: str) -> None:
     """Each row alone, on its own grid without the padding, gives the same bits, and stays still while it waits.
 
-    Padded at the start, the noise of a row's first own step is that of the step's number in the batch.
+    So it is in float64 (on linear) and in float32 (on the table). Padded at the start, the noise of a row's first own
+    step is that of the step's number in the batch.
     """
     sampler, p = EVERY[name], PATHS[path]
     longest = max(len(g) for g in GRIDS)
     pads = [longest - len(g) for g in GRIDS]
     padded = [g + [g[-1]] * n if where == "end" else [g[0]] * n + g for g, n in zip(GRIDS, pads, strict=True)]
     noise = Philox(1, torch.tensor([5, 0, 900, 7, 8]))
-    x = noise(torch.empty(len(GRIDS), 4, dtype=torch.float64), 0, Stream.EPS)
+    dtype = torch.float32 if path == "table" else torch.float64
+    x = noise(torch.empty(len(GRIDS), 4, dtype=dtype), 0, Stream.EPS)
     whole = sampled(sampler, p, x, torch.tensor(padded, dtype=torch.float64).T, noise, [])
     assert bool(whole.isfinite().all())
     for i, own in enumerate(GRIDS):
