@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import pytest
@@ -112,7 +113,7 @@ def test_what_the_model_is_asked() -> None:
     assert query.s.tolist() == pytest.approx([1 / 2, 0.0], rel=1e-14)
     torch.testing.assert_close(query.x, x / torch.tensor([[5.0], [81.0]]))
     assert query.x.dtype == torch.float32
-    assert answer.var_mix is not None
+    assert answer.var_mix is None  # "large" is of the trained path alone
     along(Query(x, t, t), Condition())
     assert asked.queries[1].s is asked.queries[1].t
 
@@ -160,6 +161,19 @@ def test_highest_is_the_last_time_that_can_be_asked(trained: Path, path: Path, l
         assert f"t = {top + 1e-6:.6g} of {path}" in str(error.value)
         with pytest.raises(ValueError, match="more noise"):  # the end of a jump is asked about as well
             along(Query(x, t, beyond), Condition())
+
+
+@pytest.mark.parametrize("name", ROADS)
+def test_a_path_is_no_limit_to_itself(name: str) -> None:
+    assert highest(ROADS[name], ROADS[name]) == 1.0
+
+
+def test_only_rounding_is_forgiven() -> None:
+    along = Along(Asked(), VE(), VE(100.0))
+    for excess, refused in ((1e-10, False), (1e-8, True)):
+        t = torch.tensor([0.8 * (1 + excess)], dtype=torch.float64)
+        with pytest.raises(ValueError, match="more noise") if refused else nullcontext():
+            along(Query(torch.ones(1, 1), t, t), Condition())
 
 
 def test_the_refusal_says_how_much_noise_there_is() -> None:

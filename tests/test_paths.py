@@ -196,6 +196,19 @@ def test_noise_to_signal_rises(name: str) -> None:
     assert bool(((c.sigma / c.alpha).diff() > 0).all())
 
 
+def test_times_near_an_entry_are_the_entry() -> None:
+    """Within a billionth of a step, on either side: i/T is not exact in floating point."""
+    table = Table(LinearBetas(10))
+    for i in (1, 6, 9):
+        exact, *near = (table(torch.tensor([(i + d) / 10], dtype=torch.float64)) for d in (0.0, -5e-10, 5e-10))
+        assert all(float(n.alpha) == float(exact.alpha) for n in near)
+        off = table(torch.tensor([(i + 5e-9) / 10], dtype=torch.float64))
+        assert float(off.sigma) > float(exact.sigma)
+        just = torch.tensor([(i + 1e-7) / 10], dtype=torch.float64)
+        assert float(table.snap(just)) == pytest.approx((i + 1) / 10)
+        assert float(table.time(ratio(table(just)))) == pytest.approx(float(just), rel=1e-11)
+
+
 def test_snap_gives_entries_equally_often() -> None:
     """The entry at or after t; an entry is its own, although i/T·T may exceed i in floating point (7/25, 29/35)."""
     for steps in (1, 2, 25, 29, 35, 49, 200, 1000):
@@ -466,6 +479,7 @@ def test_a_table_cannot_be_shifted() -> None:
         (lambda: SigmoidSchedule(-3.0, 3.0), r"not from -3.0 to 3.0"),
         (lambda: SigmoidSchedule(3.0, 3.0), r"not from 3.0 to 3.0"),
         (lambda: SigmoidSchedule(math.inf, 0.0), r"not from inf to 0.0"),
+        (lambda: SigmoidSchedule(3.0, -math.inf), r"not from 3.0 to -inf"),
         (lambda: Shifted(Linear(), 0.0), r"factor = 0.0 must be"),
         (lambda: Shifted(Linear(), math.inf), r"factor = inf must be"),
         (lambda: Shifted(Linear(), math.nan), r"factor = nan must be"),
@@ -477,6 +491,7 @@ def test_impossible_paths_are_refused(make: Any, message: str) -> None:
 
 
 def test_a_table_takes_numbers() -> None:
+    assert Table(CosineBetas(5, s=0.0)).steps == 5  # the cosine itself, cut off at max_beta
     numbers = [0.1, 0.2, 0.3]
     assert Table(numbers) == Table(tuple(numbers)) == Table(torch.tensor(numbers, dtype=torch.float64))
     assert hash(Table(numbers)) == hash(Table(tuple(numbers)))
@@ -507,6 +522,7 @@ def test_impossible_betas_are_refused(betas: object, found: str) -> None:
     [
         (LinearBetas, {"steps": 0, "scaled": True}, "at least 1 step, not steps = 0"),
         (QuadraticBetas, {"start": -1e-4}, "start = -0.0001 must be"),
+        (LinearBetas, {"start": 0.0}, "start = 0.0 must be"),
         (SigmoidBetas, {"end": float("nan")}, "end = nan must be"),
         (CosineBetas, {"steps": -1}, "at least 1 step, not steps = -1"),
         (CosineBetas, {"max_beta": 1.0}, "max_beta = 1.0 must lie strictly between"),

@@ -88,7 +88,7 @@ class Chunked:
 
     def __call__(self, query: Query, cond: Condition) -> Denoised:
         """The same answers, computed in chunks."""
-        n = len(query.x)
+        n = query.x.shape[0]
         if n == self.size:
             return self.denoiser(query, cond)
         pieces = []
@@ -114,7 +114,8 @@ class Along:
 
     What is asked of x at t is asked of k·x at the time at which `trained` has the same sigma/alpha, where k is the
     ratio of the two sqrt(alpha² + sigma²); data and noise in the answer are those of both (math.md, eq. 27). A table is
-    then asked between its entries, where its network was not trained but is smooth.
+    then asked between its entries, where its network was not trained but is smooth. A learned variance is left out: it
+    lies between two of which the large one depends on the path's scale.
     Raises ValueError for a time of `path` with more noise than `trained` has at its end: see `highest`.
     """
 
@@ -126,7 +127,7 @@ class Along:
         """The estimates for query.x, at the times query.t of `path`."""
         t, k = self._there(query.t)
         s = t if query.s is query.t else self._there(query.s)[0]
-        return self.denoiser(Query(like(k, query.x) * query.x, t, s), cond)
+        return self.denoiser(Query(like(k, query.x) * query.x, t, s), cond)._replace(var_mix=None)
 
     def _there(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """The times [B] of `trained` with the same noise-to-signal ratio, and the factors k [B] of x."""
