@@ -19,8 +19,34 @@ from inkwash._version import __version__
 if TYPE_CHECKING:
     from inkwash.checkpoint import CheckpointError
     from inkwash.data import Dataset, DataSpec
+    from inkwash.evaluation import BoundSettings, FlowSettings, Measurement, held_out, measure
     from inkwash.grids import Even, Karras, Leading, Linspace, Listed, LogSnr, Quadratic, Trailing
+    from inkwash.edit import (
+        Blur,
+        Decode,
+        Downsample,
+        Edit,
+        Fill,
+        Inpainted,
+        Posterior,
+        Resampled,
+        Restore,
+        Vary,
+        repaint,
+        slerp,
+    )
     from inkwash.guidance import Along, Chunked, Clipped, Guided
+    from inkwash.likelihood import (
+        Adaptive,
+        Exact,
+        HeunSteps,
+        Hutchinson,
+        Rk4Steps,
+        bits_per_dim,
+        dequantised,
+        discrete_bound,
+        log_likelihood,
+    )
     from inkwash.model import EdmInputs, Indexed, Model, Plain, UnitVariance
     from inkwash.modelfolder import Config
     from inkwash.nets import MLP, UNet
@@ -76,8 +102,34 @@ if TYPE_CHECKING:
 _WHERE = {
     "checkpoint": ["CheckpointError"],
     "data": ["DataSpec", "Dataset"],
+    "evaluation": ["BoundSettings", "FlowSettings", "Measurement", "held_out", "measure"],
     "grids": ["Even", "Karras", "Leading", "Linspace", "Listed", "LogSnr", "Quadratic", "Trailing"],
+    "edit": [
+        "Blur",
+        "Decode",
+        "Downsample",
+        "Edit",
+        "Fill",
+        "Inpainted",
+        "Posterior",
+        "Resampled",
+        "Restore",
+        "Vary",
+        "repaint",
+        "slerp",
+    ],
     "guidance": ["Along", "Chunked", "Clipped", "Guided"],
+    "likelihood": [
+        "Adaptive",
+        "Exact",
+        "HeunSteps",
+        "Hutchinson",
+        "Rk4Steps",
+        "bits_per_dim",
+        "dequantised",
+        "discrete_bound",
+        "log_likelihood",
+    ],
     "model": ["EdmInputs", "Indexed", "Model", "Plain", "UnitVariance"],
     "modelfolder": ["Config"],
     "nets": ["MLP", "UNet"],
