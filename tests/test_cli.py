@@ -307,6 +307,9 @@ def test_noise_shows_the_entries_of_the_table(inkwash_, place: Path):
         betas = ["--betas", "cosine", "--out", "spread.png"]
         assert inkwash_("noise", "photos", *steps, *betas).status == 0
         assert read_settings(place / "spread.png")["at"] == [f"step {i}" for i in entries]
+    assert inkwash_("noise", "photos", "--path", "vp", "--out", "vp.png").status == 0
+    assert "schedule=CosineSchedule()" in read_settings(place / "vp.png")["path"]
+    assert read_settings(place / "vp.png")["at"] == ["t = 0", "t = 0.25", "t = 0.5", "t = 0.75", "t = 1"]
     inkwash_("noise", "photos", "--path", "linear", "--at", "0", "--out", "clean.png", "--index", "3")
     picture = load("photos").images[3, ..., 0]
     with Image.open(place / "clean.png") as clean:

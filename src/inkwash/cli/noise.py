@@ -22,10 +22,13 @@ def noise(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="Data, as for `inkwash train`.")],
     at: Annotated[
         str | None,
-        typer.Option(help="Entries of the table, 0 to steps - 1; times in [0, 1] with --path linear."),
+        typer.Option(help="Entries of the table, 0 to steps - 1; times in [0, 1] with the other paths."),
     ] = None,
     out: Annotated[File, typer.Option(help="The picture.")] = File("noise.png"),
-    path: Annotated[Literal["table", "linear"], typer.Option(help="DDPM's table, or flow matching's line.")] = "table",
+    path: Annotated[
+        Literal["table", "linear", "vp"],
+        typer.Option(help="DDPM's table, flow matching's line, or the quarter circle of vp with a cosine schedule."),
+    ] = "table",
     steps: Annotated[int, typer.Option(help="Length of the table.", min=1)] = 200,
     betas: Annotated[
         Literal["linear", "cosine", "quadratic", "sigmoid"], typer.Option(help="How the table's betas grow.")
@@ -48,7 +51,7 @@ def noise(
     mistakes = check_ending(out, ".png", "--out")
     if betas == "cosine" and scaled:
         mistakes.append("--scaled has no meaning for cosine betas: they depend on t alone. Drop one of the two.")
-    times, captions = _times(at, None if path == "linear" else steps, mistakes)
+    times, captions = _times(at, steps if path == "table" else None, mistakes)
     size = frame_of(frame, mistakes)
     refuse(mistakes)
 
@@ -74,11 +77,11 @@ def noise(
 
 
 def _times(text: str | None, steps: int | None, mistakes: list[str]) -> tuple[list[float], list[str]]:
-    """Times in [0, 1] and what to write above them, for entries of a table of `steps`, or times of a line (None)."""
+    """Times in [0, 1] and what to write above them, for entries of a table of `steps`, or times of a path that has none (None)."""
     if steps is None:
         numbers = _numbers(text or "0,0.25,0.5,0.75,1", mistakes)
         if bad := [v for v in numbers if not 0 <= v <= 1]:
-            mistakes.append(f"--at {bad[0]:g} is not a time: on --path linear they go from 0 (data) to 1 (noise).")
+            mistakes.append(f"--at {bad[0]:g} is not a time: off the table they go from 0 (data) to 1 (noise).")
         return numbers, [f"t = {v:g}" for v in numbers]
     spread = ",".join(dict.fromkeys(str(min(i * steps // 4, steps - 1)) for i in range(5)))
     numbers = _numbers(text or spread, mistakes)
@@ -96,10 +99,10 @@ def _numbers(text: str, mistakes: list[str]) -> list[float]:
 
 
 def _path(kind: str, steps: int, betas: str, scaled: bool) -> Path:
-    from inkwash.paths import CosineBetas, Linear, LinearBetas, QuadraticBetas, SigmoidBetas, Table
+    from inkwash.paths import VP, CosineBetas, CosineSchedule, Linear, LinearBetas, QuadraticBetas, SigmoidBetas, Table
 
-    if kind == "linear":
-        return Linear()
+    if kind != "table":
+        return Linear() if kind == "linear" else VP(CosineSchedule())
     if betas == "cosine":
         return Table(CosineBetas(steps))
     schedule = {"linear": LinearBetas, "quadratic": QuadraticBetas, "sigmoid": SigmoidBetas}[betas]
