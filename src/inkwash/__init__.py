@@ -19,8 +19,6 @@ from inkwash._version import __version__
 if TYPE_CHECKING:
     from inkwash.checkpoint import CheckpointError
     from inkwash.data import Dataset, DataSpec
-    from inkwash.evaluation import BoundSettings, FlowSettings, Measurement, held_out, measure
-    from inkwash.grids import Even, Karras, Leading, Linspace, Listed, LogSnr, Quadratic, Trailing
     from inkwash.edit import (
         Blur,
         Decode,
@@ -35,6 +33,8 @@ if TYPE_CHECKING:
         repaint,
         slerp,
     )
+    from inkwash.evaluation import BoundSettings, FlowSettings, Measurement, held_out, measure
+    from inkwash.grids import Even, Karras, Leading, Linspace, Listed, LogSnr, Quadratic, Trailing
     from inkwash.guidance import Along, Chunked, Clipped, Guided
     from inkwash.likelihood import (
         Adaptive,
