@@ -77,7 +77,7 @@ def noise(
 
 
 def _times(text: str | None, steps: int | None, mistakes: list[str]) -> tuple[list[float], list[str]]:
-    """Times in [0, 1] and what to write above them, for entries of a table of `steps`, or times of a path that has none (None)."""
+    """Times in [0, 1] and what to write above them, for entries of a table of `steps`, or times off it (None)."""
     if steps is None:
         numbers = _numbers(text or "0,0.25,0.5,0.75,1", mistakes)
         if bad := [v for v in numbers if not 0 <= v <= 1]:
