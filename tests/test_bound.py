@@ -103,7 +103,7 @@ COEFFS = [
 ]
 PRED = Denoised(
     torch.tensor([[0.5, -2.0], [0.1, 1.0], [0.0, 0.3], [-0.4, 0.8]], dtype=torch.float64),
-    torch.zeros(4, 2, dtype=torch.float64),
+    torch.zeros(4, 2),  # not looked at, not even for its dtype
     torch.tensor([[0.3, 0.9], [0.0, 1.0], [-0.4, 1.7], [0.5, 0.5]], dtype=torch.float64),
 )
 X0 = torch.tensor([[0.2, 1.0], [-0.7, 0.4], [0.0, -1.0], [0.9, 0.1]], dtype=torch.float64)
@@ -176,9 +176,10 @@ def test_the_last_small_variance_is_the_one_before() -> None:
     torch.testing.assert_close(log_variance("learned", now, clean, PRED, before), between, rtol=1e-9, atol=0)
     alone = log_variance("small", now, clean, PRED)  # a chain of one step: large
     torch.testing.assert_close(alone.flatten(), row(math.log(1e-4)), rtol=1e-9, atol=0)
-    # Away from the data the step before is not looked at.
+    # Away from the data the step before is not looked at, and derivatives never are.
+    bare = now._replace(dalpha=row(math.nan), dsigma=row(math.nan))
     torch.testing.assert_close(
-        log_variance("small", before, now, PRED, table(row(0.3))), log_variance("small", before, now, PRED)
+        log_variance("small", before, bare, PRED, table(row(0.3))), log_variance("small", before, now, PRED)
     )
 
 
@@ -234,6 +235,23 @@ def test_bins_far_from_the_mean_keep_their_digits(mean: float) -> None:
         x = u / 127.5 - 1
         want = stats.norm.logcdf((sign * (x - mean) + 1 / 255) / sigma)
         assert float(log_p[u]) == pytest.approx(want, rel=1e-10, abs=1e-300)
+
+
+def test_the_outer_bins_end_half_a_width_within() -> None:
+    """Data need not be in the middle of a bin: of width 1/2 the second begins at -0.75, and all below is the first."""
+    mean, now = 0.1, VE(1.0)(torch.full((4,), 0.4, dtype=torch.float64))
+    x0 = torch.tensor([[-0.75], [-0.78], [0.75], [0.78]], dtype=torch.float64)
+    pred = Denoised(torch.full_like(x0, mean), x0)
+    law = stats.norm(mean, 0.4)
+    want = [law.cdf(-0.5) - law.cdf(-1), law.cdf(-0.53), law.cdf(1) - law.cdf(0.5), law.sf(0.53)]
+    got = (-decoder_term(x0, pred, now, None, "large", 0.5)).exp()
+    torch.testing.assert_close(got.flatten(), torch.tensor(want, dtype=torch.float64), rtol=1e-12, atol=0)
+
+
+def test_bins_too_narrow_for_the_dtype_have_a_finite_logarithm() -> None:
+    log_p = bins(0.3, 1e9, torch.float32)
+    assert log_p.isfinite().all()
+    assert log_p[1:-1].max() < -15
 
 
 def test_a_decoders_gradients_are_finite_and_right() -> None:

@@ -57,6 +57,15 @@ def test_noise_stays_with_its_condition(label: list[int]) -> None:
     assert cost(x0, paired) == pytest.approx(best(x0, eps, label), rel=1e-12)
 
 
+def test_every_part_of_a_condition_counts() -> None:
+    x0, eps = points(6)
+    rows = torch.tensor([[0, 1], [1, 0], [0, 1], [1, 1], [1, 0], [0, 1]])
+    paired = OptimalTransport()(x0, eps, Condition(rows))
+    came_from = torch.tensor([int((eps - row).abs().flatten(1).sum(1).argmin()) for row in paired])
+    assert torch.equal(rows[came_from], rows)
+    assert cost(x0, paired) == pytest.approx(best(x0, eps, [0, 1, 0, 2, 1, 0]), rel=1e-12)
+
+
 def test_independent_noise_is_left_alone() -> None:
     x0, eps = points(4)
     assert Independent()(x0, eps, Condition()) is eps

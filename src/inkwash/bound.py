@@ -59,7 +59,7 @@ def decoder_term(
     the data fall into, which then lie in [-1, 1] with the outermost reaching to infinity (2/255 for 8-bit pictures:
     256 bins); None for data without bins, where L_0 is of a density.
     """
-    clean = Coeffs(*(torch.full_like(now.alpha, v) for v in (1.0, 0.0, math.nan, math.nan)))
+    clean = now._replace(alpha=torch.ones_like(now.alpha), sigma=torch.zeros_like(now.sigma))
     log_v = log_variance(variance, now, clean, pred, before)
     if width is None:
         return 0.5 * ((x0 - pred.x0) ** 2 * (-log_v).exp() + log_v + math.log(2 * math.pi))

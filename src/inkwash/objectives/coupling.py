@@ -52,9 +52,9 @@ class OptimalTransport(Component):
             raise ImportError('Optimal-transport coupling needs scipy: pip install "inkwash[ot]".') from error
         # |x0 - eps|² = |x0|² + |eps|² - 2·x0·eps, of which only the product depends on the pairing.
         gain = (x0.flatten(1) @ eps.flatten(1).T).cpu()
-        order = torch.arange(len(x0))
         group = _groups(cond, len(x0))
-        for g in range(int(group.max()) + 1):
+        order = torch.empty_like(group)
+        for g in torch.unique(group):
             rows = (group == g).nonzero().flatten()
             _, column = linear_sum_assignment(gain[rows][:, rows].numpy(), maximize=True)
             order[rows] = rows[torch.from_numpy(column)]
@@ -66,10 +66,11 @@ AnyCoupling = Annotated[Independent | OptimalTransport, OneOf()]
 
 
 def _groups(cond: Condition, size: int) -> Tensor:
-    """A number [B] for each row, equal where all fields of the condition are, from 0 up without gaps."""
+    """A number [B] for each row, equal where all fields of the condition are."""
     parts = [getattr(cond, f.name) for f in fields(cond)]
-    group = torch.zeros(size, dtype=torch.int64)
-    for part in (p for p in parts if p is not None):
-        value = torch.unique(part.cpu().reshape(size, -1), dim=0, return_inverse=True)[1]
-        group = torch.unique(torch.stack([group, value], 1), dim=0, return_inverse=True)[1]
+    columns = [part.cpu().reshape(size, -1).double() for part in parts if part is not None]
+    if not columns:
+        return torch.zeros(size, dtype=torch.int64)
+    group: Tensor
+    _, group = torch.unique(torch.cat(columns, dim=1), dim=0, return_inverse=True)
     return group

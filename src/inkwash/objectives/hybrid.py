@@ -91,14 +91,14 @@ def _bits(model: Model, batch: Batch, draw: Noised, y: Tensor, mix: Tensor, step
     """worth·T·L_s of every element, in bits: the step from draw.t to the entry before, or L_0 from the first entry."""
     n = _chain(model.path, steps)
     entry = (draw.t * n).round()
-    # L_0 takes the place of the first step's term below, so any earlier time will do that has some noise left.
-    nxt = model.path(torch.where(entry > 1, entry - 1, 0.5) / n)
+    # L_0 takes the place of the first step's term below; here that is a step of no length, whose term is 0.
+    nxt = model.path(torch.where(entry > 1, entry - 1, entry) / n)
     pred = solve(draw.c, model.target(draw.c), draw.x, y)._replace(var_mix=mix)
     terms = step_term(batch.x0, pred, draw.c, nxt)
     rows = (entry == 1).nonzero().flatten()
     if len(rows):
         here = rows.to(terms.device)
-        first = Denoised(pred.x0[here], pred.eps[here], mix[here])
+        first = Denoised(*(v[here] for v in pred if v is not None))
         before = model.path(torch.full_like(draw.t[rows], 2 / n)) if n > 1 else None
         now = Coeffs(*(v[rows] for v in draw.c))
         terms = terms.index_copy(0, here, decoder_term(batch.x0[here], first, now, before, width=batch.bin))
