@@ -15,6 +15,7 @@ import inkwash
 from inkwash.codec import AnyCodec, Standard
 from inkwash.grids import AnyGrid, Even, Karras, Leading, Linspace, Listed, LogSnr, Quadratic, Trailing
 from inkwash.kinds import OneOf, from_table, from_text, in_text, kinds_of, members_of, split_texts, to_table
+from inkwash.likelihood import Adaptive, AnySolver, AnyTrace, Exact, HeunSteps, Hutchinson, Rk4Steps
 from inkwash.model import AnyInputs, EdmInputs, Indexed, Plain, UnitVariance
 from inkwash.nets import AnyNet
 from inkwash.objectives import (
@@ -82,6 +83,8 @@ SETTINGS: list[tuple[Any, Any]] = [
     (AnyObjective, Regression("huber", LogitNormal(0.1, 2.0), MinSnr(3.0), OptimalTransport())),
     (AnyObjective, Hybrid(0.01, "l1", Importance(), P2(), 50)),
     (AnyObjective, Bound(Importance(50), 20)),
+    *((AnySolver, s) for s in (HeunSteps(7, Even()), Rk4Steps(9, Karras(rho=3.0)), Adaptive(1e-3, 1e-5))),
+    *((AnyTrace, t) for t in (Exact(), Hutchinson(4))),
     (AnyCodec, Standard((0.1, 0.2), (1.0, 2.0))),
     (AnyPath, Linear()),
     (AnyPath, Table(LinearBetas(200, 2e-4, 0.03, scaled=True))),
@@ -110,6 +113,8 @@ UNIONS = {
     "sampler": AnySampler,
     "objective": AnyObjective,
     "codec": AnyCodec,
+    "solver": AnySolver,
+    "trace": AnyTrace,
     "net": AnyNet,
     "optim": AnyOptim,
 }

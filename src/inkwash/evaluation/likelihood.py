@@ -139,8 +139,8 @@ def held_out(
 ) -> tuple[Dataset, np.ndarray]:
     """The data to measure a run's model on, prepared as its training data were, and which examples of it to use.
 
-    source: other data than the run's own. part: "test" is the data's own test split; "val" what the run held out of
-    training, "train" what it saw. Raises ValueError where there are none.
+    source: other data than the run's own; an array is a test split as a whole. part: "test" is the data's own test
+    split; "val" what the run held out of training, "train" what it saw. Raises ValueError where there are none.
     """
     model = find_model(run)
     recipe = model.parent / "recipe.toml"
@@ -152,8 +152,11 @@ def held_out(
         own["source"] = json.loads(checkpoint.load_text(model, "config.json")).get("data") or ""
         if not own["source"]:
             raise ValueError(f"{model} does not say what it was trained on. Give --data SOURCE.")
-    spec: DataSpec = from_table(DataSpec, own | ({} if source is None else {"source": source}))
+    own |= {} if source is None else {"source": source, "val_fraction": 0.0}
+    spec: DataSpec = from_table(DataSpec, own)
     if part == "test":
+        if source is None and spec.source.endswith((".npy", ".npz")):
+            raise ValueError(f"{spec.source} is one array, without a test split. Use --split val, or --data OTHER.npy.")
         data = load(replace(spec, split="test", limit=None), progress=progress)
         return data, np.arange(len(data))
     data = load(spec, progress=progress)
