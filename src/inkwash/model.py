@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, NamedTuple, Protocol
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from inkwash.kinds import OneOf
 from inkwash.paths import ratio
 from inkwash.targets import check, estimates, inverse, trained_times
-from inkwash.types import Coeffs, Component, Condition, Denoised, Path, Query, Target, carry, like
+from inkwash.types import Coeffs, Component, Condition, Denoised, Factor, Path, Query, Target, carry, like
 
 
 class Inputs(Protocol):
@@ -106,10 +107,10 @@ AnyInputs = Annotated[Plain | Indexed | UnitVariance | EdmInputs, OneOf()]
 
 
 class Known(NamedTuple):
-    """What a model needs to know about times: the factors of `targets.estimates`, of its input, and its clock."""
+    """What a model needs to know about times: the factors of `targets.estimates`, of its input, and its clock [B]."""
 
-    factors: Tensor
-    scale: Tensor
+    factors: Sequence[Factor]
+    scale: Factor
     clock: Tensor
 
 
@@ -147,9 +148,13 @@ class Model:
 
     def known(self, t: Tensor, x: Tensor) -> Known:
         """What the model needs to know about the times t [B] to answer queries like x, which may have other rows."""
+        factors, scale, clock = self._looked_up(t)
+        return Known(like(factors, x).unbind(), like(scale, x), carry(clock, x.device, torch.float32))
+
+    def _looked_up(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Everything that depends on the times t [B] alone, in float64 on the host: factors [4, B], scale, clock."""
         c = self.path(t)
-        clock = carry(self.inputs.clock(t, c), x.device, torch.float32)
-        return Known(like(inverse(c, self.target(c)), x), like(self.inputs.scale(c), x), clock)
+        return inverse(c, self.target(c)), self.inputs.scale(c), self.inputs.clock(t, c)
 
     def answer(self, known: Known, query: Query, cond: Condition) -> Denoised:
         """As a call, where the times are known already: for each row [B] of the query, or one [1] for all."""
@@ -158,44 +163,56 @@ class Model:
                 "This model knows the velocity at a time, not the mean velocity between two: it cannot answer a jump "
                 "from t to s. Use a sampler for ordinary models (ddim, dpm++, heun)."
             )
-        y, var_mix = self._run(query.x, known.scale, known.clock.expand(len(query.x)), cond)
-        return estimates(known.factors, query.x, y)._replace(var_mix=var_mix)
+        y, var_mix = self._run(query.x, known.scale, known.clock.expand(query.x.shape[0]), cond)
+        return estimates(known.factors, query.x, y, var_mix)
 
     def __call__(self, query: Query, cond: Condition) -> Denoised:
         """Estimate data and noise in query.x. Raises ValueError for a jump (s != t), which takes a few-step model."""
         return self.answer(self.known(query.t, query.x), query, cond)
 
-    def _run(self, x: Tensor, scale: Tensor, clock: Tensor, cond: Condition) -> tuple[Tensor, Tensor | None]:
-        with torch.autocast(x.device.type, self.autocast or torch.float32, enabled=self.autocast is not None):
-            y: Tensor = self.net(scale * x, clock, clock, cond)
+    def _run(self, x: Tensor, scale: Factor, clock: Tensor, cond: Condition) -> tuple[Tensor, Tensor | None]:
+        shown, kind = x if isinstance(scale, float) and scale == 1 else scale * x, x.device.type
+        if self.autocast is None and not torch.is_autocast_enabled(kind):  # entering a context takes microseconds
+            y: Tensor = self.net(shown, clock, clock, cond)
+        else:
+            with torch.autocast(kind, self.autocast or torch.float32, enabled=self.autocast is not None):
+                y = self.net(shown, clock, clock, cond)
+        y = y if y.dtype == x.dtype else y.to(x.dtype)
         if not self.learned_variance:
-            return y.to(x.dtype), None
+            return y, None
         if y.shape[1] != 2 * x.shape[1]:
             raise ValueError(
                 f"A model with a learned variance needs a network with {2 * x.shape[1]} output channels for data of "
                 f"{x.shape[1]}, and this one gives {y.shape[1]}. Build it with outputs=2."
             )
-        y, v = y.to(x.dtype).chunk(2, dim=1)
+        y, v = y.chunk(2, dim=1)
         return y, (v + 1) / 2
 
 
 class Prepared:
     """A model that has looked at the times of a grid once, and looks them up when it is asked about them.
 
-    The answers are the model's own. times: [N]; x: any tensor of the samples' shape, dtype and device.
+    The answers are the model's own, bit for bit. times: [N]; x: any tensor of the samples' dtype and device.
     """
 
     def __init__(self, model: Model, times: Tensor, x: Tensor) -> None:
         self.model = model
         self.place = {t: i for i, t in enumerate(times.tolist())}
-        self.known = model.known(times, x)
+        self.factors, self.scale, clock = model._looked_up(times)
+        self.clock = carry(clock, x.device, torch.float32)
+        self.known = [
+            Known(f, s, c)
+            for f, s, c in zip(self.factors.T.tolist(), self.scale.tolist(), self.clock.unbind(), strict=True)
+        ]
 
     def __call__(self, query: Query, cond: Condition) -> Denoised:
-        """Estimate data and noise in query.x; at times of no row of the grid, as the model does."""
+        """Estimate data and noise in query.x; at times that are not of the grid, as the model does."""
         places = [self.place.get(t) for t in query.t.tolist()]
         first = places[0]
         if first is None or None in places:
             return self.model(query, cond)
-        rows = slice(first, first + 1) if places.count(first) == len(places) else torch.tensor(places)
-        factors, scale, clock = self.known
-        return self.model.answer(Known(factors[:, rows], scale[rows], clock[rows]), query, cond)
+        if places.count(first) == len(places):
+            return self.model.answer(self.known[first], query, cond)
+        rows = torch.tensor(places)
+        factors, clock = like(self.factors[:, rows], query.x).unbind(), self.clock[rows.to(self.clock.device)]
+        return self.model.answer(Known(factors, like(self.scale[rows], query.x), clock), query, cond)

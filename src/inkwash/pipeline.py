@@ -140,7 +140,8 @@ class Pipeline:
                 if trace is not None and number == 0:
                     trace(query, answer)
 
-            pieces.append(self._draw(rows, cond, own, edit, times.expand(-1, len(rows)), Philox(seed, rows), told))
+            seen = None if watch is None and trace is None else told
+            pieces.append(self._draw(rows, cond, own, edit, times.expand(-1, len(rows)), Philox(seed, rows), seen))
         if watch is not None:
             watch(1.0)
         settings = {
@@ -190,7 +191,14 @@ class Pipeline:
         return invert(own.method, Chunked(self.model, self.chunk), path, x0.to(self.device), times, cond)
 
     def _draw(
-        self, rows: Tensor, cond: Condition, own: Sampling, edit: Edit, times: Tensor, noise: Philox, watch: Watch
+        self,
+        rows: Tensor,
+        cond: Condition,
+        own: Sampling,
+        edit: Edit,
+        times: Tensor,
+        noise: Philox,
+        watch: Watch | None,
     ) -> Tensor:
         """The samples of one batch, before decoding."""
         path = own.path or self.model.path

@@ -8,6 +8,7 @@ With x = alpha·x0 + sigma·eps and det = alpha·b - sigma·a (math.md, eq. 9):
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from inkwash.kinds import OneOf
 from inkwash.paths import is_table
-from inkwash.types import Coeffs, Component, Denoised, Path, Target, like
+from inkwash.types import Coeffs, Component, Denoised, Factor, Path, Target, like
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ AnyTarget = Annotated[X0 | Eps | V | Flow | Edm, OneOf()]
 
 def solve(c: Coeffs, ab: tuple[Tensor, Tensor], x: Tensor, y: Tensor) -> Denoised:
     """Data and noise from x [B, ...] and a prediction y of its shape: c = path(t) and ab = target(c), each [B]."""
-    return estimates(like(inverse(c, ab), x), x, y)
+    return estimates(like(inverse(c, ab), x).unbind(), x, y)
 
 
 def inverse(c: Coeffs, ab: tuple[Tensor, Tensor]) -> Tensor:
@@ -101,10 +102,21 @@ def inverse(c: Coeffs, ab: tuple[Tensor, Tensor]) -> Tensor:
     return torch.stack([b / det, -c.sigma / det, -a / det, c.alpha / det])
 
 
-def estimates(factors: Tensor, x: Tensor, y: Tensor) -> Denoised:
-    """Data and noise from the factors [4, B, 1, ...] that `inverse` gives, once they are x's in dtype and device."""
-    xx, xy, ex, ey = factors.unbind()
-    return Denoised(x0=xx * x + xy * y, eps=ex * x + ey * y)
+def estimates(factors: Sequence[Factor], x: Tensor, y: Tensor, var_mix: Tensor | None = None) -> Denoised:
+    """Data and noise from the four factors that `inverse` gives, as numbers, or tensors that multiply x [B, ...]."""
+    xx, xy, ex, ey = factors
+    return Denoised(mixed(xx, x, xy, y), mixed(ex, x, ey, y), var_mix)
+
+
+def mixed(a: Factor, x: Tensor, b: Factor, y: Tensor) -> Tensor:
+    """a·x + b·y, without the work where a number is 0 or 1, as it is for most targets."""
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return a * x + b * y
+    if a == 0:
+        return y if b == 1 else b * y
+    if b == 0:
+        return x if a == 1 else a * x
+    return (x if a == 1 else a * x) + (y if b == 1 else b * y)
 
 
 def check(path: Path, target: Target, times: Tensor) -> None:

@@ -60,6 +60,13 @@ def carry(c: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     return c.to(device=device, dtype=dtype, non_blocking=device.type == "cuda")
 
 
+Factor = Tensor | float
+"""What multiplies x [B, ...]: a number for all rows, or a tensor [B, 1, ...] of x's dtype and device.
+
+A number is cheaper, and is rounded to x's dtype as a tensor's entries are, so the product has the same bits.
+"""
+
+
 class Path(Protocol):
     """How data and noise are mixed at each time. A frozen dataclass; see `inkwash.paths`."""
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from inkwash.samplers.steps import Asking, ends, rows, slopes, velocities, walk
-from inkwash.types import Component, Denoised, Noise, Path
+from inkwash.types import Coeffs, Component, Denoised, Noise, Path
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Adams(Component):
         """Start sampling."""
         slope = velocities(slopes(path, times[:-1], times[1:] != times[:-1]), x)
         weights = corrections(pasts(times[:-1], self.order), adams_moments(times), used(times, self.order))
-        step = rows(times.diff(dim=0), x)
-        return remembering(x, times, weights, lambda i, x, pred: (x + step[i] * (f := slope(i, pred)), f))
+        weights[:, 0] += times.diff(dim=0)
+        return remembering(x, times, weights, lambda i, x, pred: (x, slope(i, pred)))
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Deis(Component):
         grid, _, nxt = ends(path, times)
         ratio = grid.sigma / grid.alpha
         weights = corrections(pasts(ratio[:-1], self.order), adams_moments(ratio), used(times, self.order))
-        return remembering(x, times, nxt.alpha[:, None] * weights, _ddim(nxt.alpha, nxt.sigma, x))
+        return _beyond_ddim(x, times, nxt, nxt.alpha[:, None] * weights)
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,14 @@ class Ipndm(Component):
         span = -(grid.sigma / grid.alpha).diff(dim=0)
         # Before the first correction the span may be infinite, and there its weights are 0.
         weights = torch.where(weights == 0, 0.0, (nxt.alpha * span)[:, None] * weights)
-        return remembering(x, times, weights, _ddim(nxt.alpha, nxt.sigma, x))
+        return _beyond_ddim(x, times, nxt, weights)
 
 
-def _ddim(alpha: Tensor, sigma: Tensor, x: Tensor) -> Callable[[int, Tensor, Denoised], tuple[Tensor, Tensor]]:
-    a, s = rows(alpha, x), rows(sigma, x)
-    return lambda i, x, pred: (a[i] * pred.x0 + s[i] * pred.eps, pred.eps)
+def _beyond_ddim(x: Tensor, times: Tensor, nxt: Coeffs, weights: Tensor) -> Asking:
+    """DDIM's steps, and the weighted memories of eps on top."""
+    weights[:, 0] += nxt.sigma
+    alpha = rows(nxt.alpha, x)
+    return remembering(x, times, weights, lambda i, x, pred: (alpha[i] * pred.x0, pred.eps))
 
 
 def used(times: Tensor, order: int) -> Tensor:
@@ -133,9 +135,9 @@ def remembering(
     weights: Tensor,
     base: Callable[[int, Tensor, Denoised], tuple[Tensor, Tensor]],
 ) -> Asking:
-    """Walk by a one-step method, which gives the next x and what to remember, and the weighted memories on top."""
+    """Walk to x + sum_j weights_j·f_j: `base` gives that x and what is to be remembered of an answer, f_0."""
     factors = [rows(w, x) for w in weights.unbind(1)]
-    reach = [int(w.any(1).nonzero().max()) + 1 if bool(w.any()) else 0 for w in weights]
+    reach = (weights != 0).any(2).long().cumsum(1).argmax(1).add(1).tolist()  # up to the last that is not 0
     history: list[Tensor] = []
 
     def step(i: int, x: Tensor, pred: Denoised) -> Tensor:

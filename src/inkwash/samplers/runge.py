@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,7 +14,7 @@ from inkwash.noise import Stream
 from inkwash.ode import DORMAND_PRINCE, adaptive
 from inkwash.paths import forward_variance
 from inkwash.samplers.steps import Asking, falling, held, rows, slopes, standing, velocities, walk
-from inkwash.types import Coeffs, Component, Noise, Path, Query, like
+from inkwash.types import Coeffs, Component, Factor, Noise, Path, Query, like
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Heun(Component):
         step, half = rows(times[1:] - starts, x), rows((times[1:] - starts) / 2, x)
         carry, spread = self._noising(path(times[:-1]), first, x)
         raised = (starts != times[:-1]).any(1).tolist()
-        arrived, all_arrived = rows(ends.double(), x), ends.all(1).tolist()
+        arrived, all_arrived = like(ends, x).bool().unbind(), ends.all(1).tolist()
         still = standing(times)
         for i, t in enumerate(starts.unbind()):
             y = carry[i] * x + spread[i] * noise(x, i, Stream.STEP) if raised[i] else x
@@ -79,7 +80,7 @@ class Heun(Component):
             new = y + step[i] * slope
             if not all_arrived[i]:
                 # A row that has arrived is asked about its start again: its answer is not used.
-                done = arrived[i].bool()
+                done = arrived[i]
                 s = torch.where(ends[i], t, times[i + 1])
                 other = end(i, (yield Query(torch.where(done, y, new), s, s)))
                 new = torch.where(done, new, y + half[i] * (slope + other))
@@ -96,7 +97,7 @@ class Heun(Component):
         within &= ratio.isfinite() & moving  # where all is noise already, none can be added
         return torch.where(within, path.time(ratio * (1 + more)), times[:-1]) if self.churn > 0 else times[:-1]
 
-    def _noising(self, before: Coeffs, after: Coeffs, x: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    def _noising(self, before: Coeffs, after: Coeffs, x: Tensor) -> tuple[Sequence[Factor], Sequence[Factor]]:
         """The factors of x and of fresh noise that take it from its time to the start of the step."""
         carry = torch.where(before.alpha > 0, after.alpha / before.alpha, 1.0)
         added = torch.where(before.alpha > 0, forward_variance(after, before), 0.0)

@@ -6,12 +6,12 @@ are computed once for the whole grid, [N, B] in float64, and cut into steps by `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 
 import torch
 from torch import Tensor
 
-from inkwash.types import Coeffs, Denoised, Path, Query, like
+from inkwash.types import Coeffs, Denoised, Factor, Path, Query, like
 
 Asking = Generator[Query, Denoised, Tensor]
 """A sampler at work: it yields queries, is sent answers, and returns the samples."""
@@ -40,8 +40,11 @@ def held(still: Tensor | None, x: Tensor, new: Tensor) -> Tensor:
     return new if still is None else torch.where(like(still, x).bool(), x, new)
 
 
-def rows(c: Tensor, x: Tensor) -> tuple[Tensor, ...]:
-    """Coefficients [N, B] ready to multiply x [B, ...], one tensor a step."""
+def rows(c: Tensor, x: Tensor) -> Sequence[Factor]:
+    """Coefficients [N, B] ready to multiply x [B, ...], one a step; a number where all rows have the same."""
+    if bool((c == c[:, :1]).all()):
+        numbers: list[float] = c[:, 0].tolist()
+        return numbers
     return like(c, x).unbind()
 
 
