@@ -89,6 +89,9 @@ def test_what_says_nothing_of_formulas_is_left_alone() -> None:
         if TYPE_CHECKING:
             LOW = 1
 
+        class Step(Protocol):
+            def __call__(self, n: int = 1) -> int: ...
+
         @dataclass(frozen=True, order=1)
         class Euler(Component[0]):
             """From 0 to 1."""

@@ -33,12 +33,22 @@ SHARE = 0.95
 # A room is a module or a package of inkwash; its tests in the order in which they are asked, the nearest first.
 ROOMS: dict[str, tuple[str, ...]] = {
     "paths": ("test_paths.py", "test_samplers.py", "test_kinds.py"),
-    "targets": ("test_targets.py", "test_objectives.py", "test_samplers.py"),
+    "targets": ("test_targets.py", "test_objectives.py", "test_kinds.py"),
     "model": ("test_targets.py", "test_nets.py", "test_objectives.py", "test_kinds.py"),
     "times": ("test_times.py", "test_objectives.py", "test_kinds.py"),
-    "guidance": ("test_guidance.py",),
-    "samplers": ("test_samplers.py", "test_kinds.py", "test_diffusers.py"),
-    "objectives": ("test_objectives.py", "test_kinds.py"),
+    "grids": ("test_grids.py", "test_kinds.py"),
+    "ode": ("test_ode.py",),
+    "guidance": ("test_guidance.py", "test_along.py"),
+    "samplers": (
+        "test_samplers.py",
+        "test_samplers_moments.py",
+        "test_samplers_orders.py",
+        "test_kinds.py",
+        "test_diffusers.py",
+    ),
+    "objectives": ("test_objectives.py", "test_weights.py", "test_coupling.py", "test_bound.py", "test_kinds.py"),
+    "bound": ("test_bound.py",),
+    "likelihood": ("test_likelihood.py",),
 }
 
 
@@ -189,6 +199,7 @@ class _Progress:
     def __init__(self, total: int) -> None:
         self.total, self.done, self.survived = total, 0, 0
         self.start = self.told = time.monotonic()
+        self.work = sum(os.times()[2:4])  # of children that have ended
 
     def __call__(self, outcome: Outcome) -> None:
         self.done += 1
@@ -202,8 +213,8 @@ class _Progress:
             print(told, file=sys.stderr)
 
     def end(self) -> None:
-        took = time.monotonic() - self.start
-        each = f", {took / self.done:.2f} s each" if self.done else ""
+        took, work = time.monotonic() - self.start, sum(os.times()[2:4]) - self.work
+        each = f", {took / self.done:.2f} s each ({work / self.done:.2f} s of a processor)" if self.done else ""
         print(f"{self.done} mutants in {took / 60:.1f} min{each}", file=sys.stderr)
 
 
