@@ -16,7 +16,7 @@ from inkwash.data import Dataset, DataSpec
 from inkwash.model import EdmInputs, Indexed, Model, Plain, UnitVariance
 from inkwash.paths import VE, VP, CosineSchedule, Linear, LinearBetas, Shifted, Table
 from inkwash.recipes import Recipe
-from inkwash.targets import X0, Edm, Eps, Flow, V, check, solve, trained_times
+from inkwash.targets import X0, Edm, Eps, Flow, V, check, mixed, solve, trained_times
 from inkwash.training.setup import set_up
 from inkwash.types import Coeffs, Condition, Path, Query
 
@@ -149,6 +149,22 @@ def test_edms_clock_is_finite() -> None:
         assert float(EdmInputs().clock(ends, c)[1]) == pytest.approx(250 * math.log(ratio), rel=1e-14)
 
 
+@pytest.mark.parametrize("a", [0.0, 1.0, 2.0, -0.7])
+@pytest.mark.parametrize("b", [0.0, 1.0, 2.0, -0.7])
+def test_a_mixture_skips_no_work_that_counts(a: float, b: float) -> None:
+    """Numbers, tensors or one of each: a·x + b·y."""
+    x, y = torch.tensor([[3.0, -5.0]]), torch.tensor([[0.25, 7.0]])
+    wanted = torch.tensor([[3 * a + 0.25 * b, -5 * a + 7 * b]])
+    for first in (a, torch.full((1, 1), a)):
+        for second in (b, torch.full((1, 1), b)):
+            torch.testing.assert_close(mixed(first, x, second, y), wanted)
+    infinite = torch.tensor([math.inf])
+    assert mixed(0.0, infinite, 1.0, y[0, :1]).tolist() == [0.25]  # what counts for nothing is not looked at
+    assert mixed(1.0, x[0, :1], 0.0, infinite).tolist() == [3.0]
+    assert mixed(1.0, x, 0.0, y) is x
+    assert mixed(0.0, x, 1.0, y) is y
+
+
 def test_solve_in_float32_is_cast_from_float64() -> None:
     """Coefficients are divided in float64 and cast once: near alpha = 0 a float32 division would be off."""
     c = Linear()(torch.tensor([0.999], dtype=torch.float64))
@@ -255,6 +271,13 @@ def test_a_grid_of_rows_is_checked_row_by_row() -> None:
     times = torch.tensor([[0.9, 0.8], [0.5, 1.0]], dtype=torch.float64)
     with pytest.raises(ValueError, match="t = 1 "):
         check(Linear(), Eps(), times)
+
+
+def test_the_first_of_several_bad_times_is_named_and_nearly_bad_ones_pass() -> None:
+    times = torch.tensor([0.5, 1 - 1e-13, 1.0], dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"at t = 1 \(alpha = 1e-13, sigma = 1\)"):
+        check(Linear(), Eps(), times)
+    check(Linear(), Eps(), torch.tensor([1 - 1e-10], dtype=torch.float64))
 
 
 def test_a_model_is_checked_when_it_is_built() -> None:
