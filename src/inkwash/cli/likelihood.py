@@ -76,7 +76,7 @@ def likelihood(
 
     import json
 
-    from inkwash.evaluation import BoundSettings, FlowSettings, held_out, measure, probes_for, weights_hash
+    from inkwash.evaluation import BoundSettings, FlowSettings, held_out, measure, trace_for, weights_hash
     from inkwash.likelihood import Adaptive, HeunSteps, Rk4Steps
     from inkwash.modelfolder import find_model
     from inkwash.pipeline import load
@@ -93,7 +93,7 @@ def likelihood(
             n,
             rows=rows,
             bound=BoundSettings(steps, variance=variance, terms=terms) if bound or both else None,
-            flow=FlowSettings(how, probes_for(pipe.config.shape, probes)) if flow or both else None,
+            flow=FlowSettings(how, trace_for(pipe.config.shape, probes)) if flow or both else None,
             seed=seed,
             batch_size=batch_size,
             watch=told,

@@ -10,7 +10,7 @@ from inkwash.evaluation.likelihood import (
     bound_plot,
     held_out,
     measure,
-    probes_for,
+    trace_for,
     weights_hash,
 )
 
@@ -24,6 +24,6 @@ __all__ = [
     "bound_plot",
     "held_out",
     "measure",
-    "probes_for",
+    "trace_for",
     "weights_hash",
 ]

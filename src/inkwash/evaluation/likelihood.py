@@ -30,6 +30,7 @@ from inkwash.likelihood import (
     SMALLEST_RATIO,
     Adaptive,
     AnySolver,
+    AnyTrace,
     Exact,
     Hutchinson,
     angle,
@@ -88,13 +89,10 @@ class BoundSettings(Component):
 
 @dataclass(frozen=True)
 class FlowSettings(Component):
-    """How the probability flow is integrated; probes: of Hutchinson's estimate, None for the exact trace.
-
-    smallest: see `likelihood.SMALLEST_RATIO`.
-    """
+    """How the probability flow is integrated, and its divergence found; smallest: see `likelihood.SMALLEST_RATIO`."""
 
     solver: AnySolver = field(default_factory=Adaptive)
-    probes: int | None = 1
+    trace: AnyTrace = field(default_factory=Hutchinson)
     smallest: float = SMALLEST_RATIO
 
 
@@ -295,7 +293,7 @@ def _bound(examples: _Examples, settings: BoundSettings, watch: Watch) -> BoundF
     check(model.path, model.target, times[:-1])
     variance: Variance = settings.variance or ("learned" if model.learned_variance else "large")
     calls = 1 + (len(times) - 2 if settings.terms is None else settings.terms)
-    denoiser = examples.told(watch, lambda query: denoiser.calls % calls / calls)
+    denoiser = examples.told(watch, lambda query: (denoiser.calls - 1) % calls / calls)
     parts = []
     for x, cond, noise in examples.batches():
         found = discrete_bound(
@@ -325,7 +323,6 @@ def _flow(examples: _Examples, settings: FlowSettings, watch: Watch) -> FlowFigu
     end = torch.ones(1, dtype=torch.float64)
     check(model.path, model.target, end)
     low, high = math.atan(settings.smallest), float(angle(model.path, end))
-    trace = Exact() if settings.probes is None else Hutchinson(settings.probes)
 
     def share(query: Query) -> float:
         here = float(angle(model.path, query.t).clamp(low, high).log().mean())
@@ -336,7 +333,14 @@ def _flow(examples: _Examples, settings: FlowSettings, watch: Watch) -> FlowFigu
     for x, cond, noise in examples.batches():
         x = x if examples.bin is None else dequantised(x, examples.bin, noise)
         log_p = log_likelihood(
-            denoiser, model.path, x, cond, noise, solver=settings.solver, trace=trace, smallest=settings.smallest
+            denoiser,
+            model.path,
+            x,
+            cond,
+            noise,
+            solver=settings.solver,
+            trace=settings.trace,
+            smallest=settings.smallest,
         )
         if examples.bin is None:
             values.append(-(log_p + codec.log_scale(examples.pipe.config.shape)) / examples.dims)
@@ -347,9 +351,9 @@ def _flow(examples: _Examples, settings: FlowSettings, watch: Watch) -> FlowFigu
     return FlowFigures(Interval.of(torch.cat(values)), denoiser.calls / denoiser.batch)
 
 
-def probes_for(shape: tuple[int, ...], asked: int | None) -> int | None:
-    """How many probes: as asked; otherwise the exact trace (None) where that is possible, and one probe where not."""
-    return asked if asked is not None or math.prod(shape) <= MOST_EXACT else 1
+def trace_for(shape: tuple[int, ...], probes: int | None) -> Exact | Hutchinson:
+    """Hutchinson's estimate with the probes asked for; otherwise the exact trace where it is possible, or one probe."""
+    return Exact() if probes is None and math.prod(shape) <= MOST_EXACT else Hutchinson(probes or 1)
 
 
 def _plain(figures: BoundFigures | FlowFigures | None) -> dict[str, Any] | None:
