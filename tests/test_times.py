@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
 from scipy import stats
 
 from gaussian import VE, VP
-from inkwash.noise import Philox
+from inkwash.noise import Philox, Stream
 from inkwash.paths import CosineBetas, Linear, Table
-from inkwash.times import Importance, LogitNormal, LogNormalNoise, Uniform, draw, grid
-from inkwash.types import Batch, Condition
+from inkwash.times import Density, Importance, LogitNormal, LogNormalNoise, Uniform, draw, grid
+from inkwash.types import Batch, Condition, Path
 
 
 def batch(number: torch.Tensor, size: int) -> Batch:
@@ -78,6 +79,56 @@ def test_bins_are_drawn_by_their_share_and_weighed_by_its_inverse(floor: float) 
         torch.testing.assert_close(t, want, rtol=0, atol=1e-8)
         torch.testing.assert_close(law.weight(t), torch.full_like(t, 1 / (3 * p[k])), rtol=1e-12, atol=0)
     assert law.stratified
+
+
+def test_a_bin_begins_where_the_last_one_ended_and_the_last_ends_before_one() -> None:
+    law = Importance(2, 2, 1.0).given(remembered(Importance(2, 2, 1.0), torch.ones(2, 2, dtype=torch.float64)))
+    t = law(torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64), Linear())
+    assert t[:2].tolist() == [0.0, 0.5]
+    assert 1 - 1e-8 < float(t[2]) < 1
+
+
+@dataclass(frozen=True)
+class Ends:
+    """A noise whose uniform numbers are all the same one."""
+
+    value: float
+    rows: int = 1
+
+    def __call__(self, like: torch.Tensor, step: int, stream: int) -> torch.Tensor:
+        return torch.zeros_like(like)
+
+    def uniform(self, step: int, stream: int) -> torch.Tensor:
+        return torch.full((self.rows,), self.value, dtype=torch.float64)
+
+    def at(self, index: torch.Tensor) -> Ends:
+        return Ends(self.value, len(index))
+
+
+def test_no_quantile_is_asked_for_at_the_ends() -> None:
+    for value, want in ((0.0, 1e-12), (1.0, 1 - 1e-12)):
+        t = draw(Uniform(stratified=False), batch(torch.arange(2), 2), Ends(value), Linear())
+        assert t.tolist() == [want, want]
+
+
+@dataclass(frozen=True)
+class Plain(Density):
+    def __call__(self, u: torch.Tensor, path: Path) -> torch.Tensor:
+        return u
+
+
+def test_strata_are_a_shift_of_the_step_and_an_order_of_the_examples() -> None:
+    """Math.md, eq. 23, with the numbers 1 and 2 of the stream; a density that says nothing is stratified, too."""
+    size, step = 6, 3
+    number = step * size + torch.arange(size)
+    noise = Philox(5, number)
+    shift = Philox(5, torch.tensor([step])).uniform(1, Stream.TIME)
+    order = noise.uniform(2, Stream.TIME).argsort()
+    want = (shift + order.double() / size) % 1
+    for density in (Uniform(), Plain()):
+        assert torch.equal(draw(density, batch(number, size), noise, Linear()), want)
+    assert LogitNormal() == LogitNormal(0.0, 1.0, stratified=True)
+    assert Uniform() == Uniform(stratified=True)
 
 
 def test_importance_sampling_is_unbiased() -> None:
@@ -281,7 +332,9 @@ def test_impossible_grids_are_refused(steps: int | list[float], says: str) -> No
         grid(steps, 1)
 
 
-@pytest.mark.parametrize(("mean", "std"), [(0.0, 0.0), (0.0, -1.0), (0.0, float("nan")), (float("inf"), 1.0)])
+@pytest.mark.parametrize(
+    ("mean", "std"), [(0.0, 0.0), (0.0, -1.0), (0.0, float("nan")), (float("inf"), 1.0), (0.0, float("inf"))]
+)
 def test_a_density_without_width_is_refused(mean: float, std: float) -> None:
     with pytest.raises(
         ValueError, match=r"A logit-normal density needs a finite mean and a std more than 0.* 0 and 1[.]"

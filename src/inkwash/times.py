@@ -141,8 +141,8 @@ class Importance(Density):
         """The density of the bins' shares."""
         if memory is None or bool((memory["seen"] < self.history).any()):
             return self
-        size = memory["losses"].square().mean(1).sqrt()
-        if not bool(size.sum() > 0):
+        size = torch.linalg.vector_norm(memory["losses"], dim=1)  # the root of the mean square, but for one factor
+        if not bool(size.any()):
             return self
         return _Binned((1 - self.floor) * size / size.sum() + self.floor / self.bins, self.stratified)
 
