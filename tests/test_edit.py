@@ -320,6 +320,7 @@ def test_noised(name: str) -> None:
     for row, t in enumerate((0.3, 0.9)):
         alpha, sigma, *_ = numbers(PATHS[name], t)
         torch.testing.assert_close(got[row], alpha * x0[0] + sigma * eps[row])
+    assert noised(PATHS[name], x0, f64([0.3, 0.9]), eps.float()).dtype == torch.float32
 
 
 def test_clean_times() -> None:
@@ -354,7 +355,7 @@ def test_decoding_gives_back_what_was_encoded(name: str, data: str, method: Samp
     x0 = f64([[0.9, -1.3, 0.4], [-0.6, 1.1, 0.2]])
     alpha = numbers(path, 0.1)[0]
     errors, latents = [], []
-    for n in (40, 80, 160):
+    for n in (20, 40, 80):
         times = column(torch.linspace(0.1, 0.9, n + 1, dtype=torch.float64).tolist(), 2)
         z = invert(method, denoiser, path, x0, times, NONE)
         back = drive(method(path, z, times.flip(0), None), denoiser, NONE) / alpha  # type: ignore[arg-type]
@@ -366,7 +367,7 @@ def test_decoding_gives_back_what_was_encoded(name: str, data: str, method: Samp
         lam, basis = torch.linalg.eigh(COV)
         true = flow_map(path, 0.1, 0.9, alpha * x0 @ basis, MU @ basis, lam) @ basis.T
         far = [float((z - true).norm()) for z in latents]
-        assert far[-1] < 2e-3 and 3 < far[0] / far[1] < 5.2 and 3 < far[1] / far[2] < 5.2
+        assert far[-1] < 8e-3 and 3 < far[0] / far[1] < 5.2 and 3 < far[1] / far[2] < 5.2
 
 
 def test_what_cannot_be_inverted_is_refused() -> None:
@@ -389,6 +390,10 @@ def test_what_cannot_be_inverted_is_refused() -> None:
     with pytest.raises(ValueError, match="deterministic"):
         check_deterministic(Uniform(), path, up.flip(0))
     check_deterministic(Heun(), path, up.flip(0))
+    # One step is enough: x0 = (0, 0), x = 0 at t = 0.1, and Euler's velocity there is that of the denoiser.
+    one = invert(Euler(), asked, path, x0.double(), up[:2], NONE)
+    answer = asked(Query(x0.double(), up[0], up[0]), NONE)
+    torch.testing.assert_close(one, 0.4 * (answer.eps - answer.x0))
 
 
 def test_slerp() -> None:
@@ -524,7 +529,7 @@ def test_posterior_refuses_measurements_that_do_not_fit() -> None:
     query = Query(torch.zeros(2, 3).double(), f64([0.5, 0.5]), f64([0.5, 0.5]))
     prior = Gaussian(Linear())
     with pytest.raises(ValueError, match="measurement of nothing is not 0"):
-        Posterior(prior, Linear(), lambda x: see(x) + 1, f64([[0.0, 0.0]]), 0.1)(query, NONE)
+        Posterior(prior, Linear(), lambda x: see(x) + f64([0, 1]), f64([[0.0, 0.0]]), 0.1)(query, NONE)
     with pytest.raises(ValueError, match=r"y is \[2, 3, 1\]"):
         Posterior(prior, Linear(), see, torch.zeros(2, 3, 1), 0.1)(query, NONE)
 
@@ -640,7 +645,7 @@ def test_fill() -> None:
     got = job.denoiser(Gaussian(path, MU[:2], COV[:2, :2]), path, rows)(Query(eps, t / 2, t / 2), NONE)
     assert got.x0[:, 0].tolist() == [1.0, 5.0] and not set(got.x0[:, 1].tolist()) & {2.0, 6.0}
     assert job.settings() == {"edit": "fill", "resamplings": 3, "jump": 2}
-    for bad in (-0.1, 1.1):
+    for bad in (-0.1, 0.1):
         with pytest.raises(ValueError, match=r"A mask must lie in \[0, 1\]"):
             Fill(x0, mask + bad)
     with pytest.raises(ValueError, match="resamplings = 0"):

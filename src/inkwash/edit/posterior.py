@@ -135,9 +135,10 @@ class Downsample:
 
     def __call__(self, x: Tensor) -> Tensor:
         """The smaller pictures."""
-        if x.shape[-1] % self.factor or x.shape[-2] % self.factor:
+        height, width = x.shape[2:]
+        if height % self.factor or width % self.factor:
             raise ValueError(
-                f"Pictures of {x.shape[-2]}x{x.shape[-1]} cannot be made {self.factor} times smaller: "
+                f"Pictures of {height}x{width} cannot be made {self.factor} times smaller: "
                 "the factor must divide both sides."
             )
         return F.avg_pool2d(x, self.factor)
