@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -313,3 +314,33 @@ def test_one_of_the_two(moons: Path, capsys: pytest.CaptureFixture[str]) -> None
     said = capsys.readouterr().out
     assert json.loads(Path("likelihood.json").read_text())["flow"] is None and Path("b.png").exists()
     assert "-log2 P of the 8-bit data under the chain of 2 steps with small variance" in said and "  L_1 " in said
+
+
+GUIDE = (Path(__file__).parent.parent / "docs" / "likelihood.md").read_text(encoding="utf-8")
+
+
+def test_the_guide_s_snippet(moons: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
+    fast = "bound=inkwash.BoundSettings(2), flow=inkwash.FlowSettings(inkwash.HeunSteps(2))"
+    code = code.replace("runs/demo", "runs/moons").replace(" 64,", " 4,")
+    exec(code.replace("bound=inkwash.BoundSettings(), flow=inkwash.FlowSettings()", fast), {})
+    unit, *figures = capsys.readouterr().out.split()
+    assert unit == "nats/dim"
+    found = measure(
+        inkwash.load("runs/moons"),
+        held_out("runs/moons")[0],
+        4,
+        bound=BoundSettings(2),
+        flow=FlowSettings(HeunSteps(2)),
+    )
+    assert found.bound is not None and found.flow is not None
+    assert [float(f) for f in figures] == [found.bound.total.mean, found.flow.value.mean, found.flow.value.half]
+
+
+def test_what_the_guide_names_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--help") == 0
+    text = capsys.readouterr().out
+    for option in set(re.findall(r"`(--[a-z]+)", GUIDE)):
+        assert option in text, option
+    for name in re.findall(r"inkwash\.(\w+)", GUIDE):
+        assert hasattr(inkwash, name), name
