@@ -503,3 +503,15 @@ def test_pixels_are_data_in_bins_and_points_are_not(tmp_path: Path) -> None:
         images, labels = setup.dataset.images[:2].copy(), setup.dataset.labels
         batch = setup.batch(images, None if labels is None else labels[:2], torch.arange(2))
         assert batch.bin == width
+
+
+def test_optimal_transport_trains_and_without_scipy_says_so_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    r = plane(train={"steps": 2})
+    r = replace(r, objective=Regression(coupling=OptimalTransport()))
+    assert finish(r, tmp_path / "run")[-1].step == 2
+    monkeypatch.setattr("inkwash.training.loop.find_spec", lambda name: None if name == "scipy" else object())
+    with pytest.raises(ValueError, match=r'needs scipy: pip install "inkwash\[ot\]"'):
+        finish(r, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
