@@ -267,6 +267,53 @@ def test_a_line_drops_what_is_not_finite():
     assert np.abs(np.polyval(np.polyfit(*at.T, 1), at[:, 0]) - at[:, 1]).max() < 2.5
 
 
+@pytest.mark.parametrize(("log", "straight"), [("xy", lambda x: x**-2.0), ("x", np.log), ("y", np.exp)])
+def test_logarithmic_axes(log, straight):
+    """What is a line on the axes asked for is drawn as a line; what has no logarithm is left out."""
+    x = np.linspace(1, 10, 300) if log == "y" else np.geomspace(1, 100, 40)
+    at = coloured(
+        line_plot({"a": (x, straight(x))}, title="", xlabel="", ylabel="", log=log, smooth=False), chart.COLOURS[0]
+    )
+    assert np.abs(np.polyval(np.polyfit(*at.T, 1), at[:, 0]) - at[:, 1]).max() < 2.5 and np.ptp(at[:, 0]) > 700
+    lacking = (np.array([-1.0, 0.0, *x]), np.array([-1.0, 0.0, *straight(x)]))
+    if log != "xy":  # of the other axis these are values
+        return
+    same = coloured(line_plot({"a": lacking}, title="", xlabel="", ylabel="", log=log), chart.COLOURS[0])
+    np.testing.assert_array_equal(same, at)
+
+
+def test_logarithmic_ticks():
+    def labels(low, high):
+        marks = chart._log_ticks(np.log10(low), np.log10(high))
+        assert [10**at for at, _ in marks] == pytest.approx([float(label) for _, label in marks])
+        return [label for _, label in marks]
+
+    assert labels(5, 50) == ["5", "6", "7", "8", "9", "10", "20", "30", "40", "50"]
+    assert labels(0.004, 0.3) == ["0.005", "0.01", "0.02", "0.05", "0.1", "0.2"]
+    assert labels(1e-4, 1) == ["0.0001", "0.001", "0.01", "0.1", "1"]
+
+
+def test_many_lines_are_named_at_their_ends(monkeypatch):
+    """Each name in its line's colour, at its end or pushed apart, in the order of the ends, and within the plot."""
+    said = {}
+    monkeypatch.setattr(chart.text, "write", lambda _, at, words, *how: said.update({words: (*at, *how)}))
+    ends = {"a": 1.0, "b": 0.0, "c": 0.01, "d": 0.02, "e": 0.5}
+    line_plot({n: ([0.0, 1.0], [0.3, y]) for n, y in ends.items()}, title="", xlabel="", ylabel="")
+    assert [said[n][3] for n in ends] == list(chart.COLOURS[:5])
+    assert {said[n][0] for n in ends} == {3 * (900 - 28.0 - max(chart.text.width(n, 13) for n in ends))}
+    heights = [said[n][1] / 3 for n in ("a", "e", "d", "c", "b")]
+    assert np.diff(heights)[2:] == pytest.approx([17, 17]) and (np.diff(heights) > 17 - 1e-9).all()
+    assert (heights[0] + heights[-1]) / 2 == pytest.approx(heights[1], abs=12)
+    assert heights[-1] <= 500 - 54
+
+
+def test_a_scatter_without_axes_fills_its_picture():
+    page = np.asarray(scatter(np.array([[1.0, 1.0], [-1.0, -1.0]]), limits=(-1, 1, -1, 1), axes=False, size=(80, 80)))
+    dark = np.argwhere((page < 200).any(-1))
+    assert dark.min() <= 1 and dark.max() >= 78
+    assert (page[10:70, 20:30] == 255).all()  # no lines inside
+
+
 def test_smoothing_is_the_mean_and_keeps_a_line_a_line():
     y = np.arange(400.0)
     smooth = chart._running_mean(y)

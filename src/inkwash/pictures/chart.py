@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -41,28 +41,31 @@ def line_plot(
     xlabel: str,
     ylabel: str,
     smooth: bool = True,
+    log: Literal["", "x", "y", "xy"] = "",
     size: tuple[int, int] = (900, 500),
 ) -> Image:
-    """A line for each (xs, ys), x ascending, with a legend if there are several.
+    """A line for each (xs, ys), x ascending, with a legend if there are several: more than 4 are named at their ends.
 
     smooth: series of 50 and more points get a line through their running mean, over the values drawn faintly.
-    Values that are not finite are left out.
+    log: the axes that are logarithmic. Values that are not finite, or on such an axis not above 0, are left out.
     Raises ValueError where xs and ys differ in length.
     """
     from PIL import Image, ImageDraw
 
-    lines = {name: _usable(name, *points) for name, points in series.items()}
+    lines = {name: _usable(name, *points, log) for name, points in series.items()}
     xs = np.concatenate([x for x, _ in lines.values()] or [np.zeros(0)])
     ys = np.concatenate([y for _, y in lines.values()] or [np.zeros(0)])
     x_low, x_high = _range(xs, 0.0)
     y_low, y_high = _range(ys, 0.04)
-    x_ticks = _labelled(ticks(x_low, x_high, 8))
-    y_ticks = _labelled(ticks(y_low, y_high, 6))
+    x_ticks = _log_ticks(x_low, x_high) if "x" in log else _labelled(ticks(x_low, x_high, 8))
+    y_ticks = _log_ticks(y_low, y_high) if "y" in log else _labelled(ticks(y_low, y_high, 6))
+    at_ends = list(lines) if len(lines) > 4 else []
 
     page = Image.new("RGB", (size[0] * _S, size[1] * _S), (255, 255, 255))
     draw = ImageDraw.Draw(page)
     left = 28 + max((text.width(label, 13) for _, label in y_ticks), default=0)
-    right, top, bottom = size[0] - 28.0, 76.0, size[1] - 54.0
+    right = size[0] - 28.0 - max((12 + text.width(name, 13) for name in at_ends), default=0.0)
+    top, bottom = 76.0, size[1] - 54.0
 
     def place(x: Any, y: Any) -> tuple[Any, Any]:
         across = left + (x - x_low) / (x_high - x_low) * (right - left)
@@ -87,7 +90,9 @@ def line_plot(
             _polyline(draw, place(*_thinned(x, _running_mean(y), size[0])), colour, 2.2)
         else:
             _polyline(draw, place(*_envelope(x, y, size[0])), colour, 2.2)
-    if len(lines) > 1:
+    if at_ends:
+        _name_ends(draw, {n: place(*(float(v[-1]) for v in p)) for n, p in lines.items() if len(p[0])}, right, bottom)
+    elif len(lines) > 1:
         _legend(draw, list(lines), right)
     if not len(xs):
         _write(draw, ((left + right) / 2, (top + bottom) / 2), "no data", 16, text.QUIET, "mm")
@@ -175,10 +180,22 @@ def _labelled(values: list[float]) -> list[tuple[float, str]]:
     return [(v, f"{v:,.{decimals}f}") for v in values]
 
 
-def _usable(name: str, xs: Sequence[float], ys: Sequence[float]) -> tuple[Floats, Floats]:
+def _log_ticks(low: float, high: float) -> list[tuple[float, str]]:
+    """Ticks between two powers of ten, at their exponents: powers alone, or with their doubles and fives, or all."""
+    decades = high - low
+    factors = (1,) if decades > 3 else (1, 2, 5) if decades > 1 else range(1, 10)
+    powers = range(math.floor(low) - 1, math.ceil(high) + 1)
+    marks = [(math.log10(f) + p, f"{f * 10.0**p:g}") for p in powers for f in factors]
+    return [(at, label) for at, label in marks if low - 1e-9 <= at <= high + 1e-9]
+
+
+def _usable(name: str, xs: Sequence[float], ys: Sequence[float], log: str) -> tuple[Floats, Floats]:
+    """The finite points, and the logarithms to base 10 of what stands on a logarithmic axis."""
     x, y = np.asarray(xs, dtype=np.float64), np.asarray(ys, dtype=np.float64)
     if x.shape != y.shape or x.ndim != 1:
         raise ValueError(f"Series {name!r} has {x.shape} xs and {y.shape} ys: give two sequences of one length.")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        x, y = np.log10(x) if "x" in log else x, np.log10(y) if "y" in log else y
     keep = np.isfinite(x) & np.isfinite(y)
     return x[keep], y[keep]
 
@@ -235,6 +252,23 @@ def _legend(draw: ImageDraw, names: list[str], right: float) -> None:
         line = [((right - 18) * _S, 56 * _S), (right * _S, 56 * _S)]
         draw.line(line, fill=COLOURS[i % len(COLOURS)], width=round(2.6 * _S))
         right -= 18 + 20
+
+
+def _name_ends(draw: ImageDraw, ends: dict[str, tuple[float, float]], right: float, bottom: float) -> None:
+    """Each name at the height where its line ends, moved apart where they would overlap, in the line's colour."""
+    colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(ends)}
+    high = 17.0
+    names = sorted(ends, key=lambda name: ends[name][1])
+    heights = [ends[name][1] / _S for name in names]
+    for i in range(1, len(heights)):
+        heights[i] = max(heights[i], heights[i - 1] + high)
+    over = max(0.0, heights[-1] - bottom) if heights else 0.0
+    for i in reversed(range(len(heights))):  # those at the bottom push those above them up again
+        heights[i] = min(heights[i], (heights[i + 1] - high) if i + 1 < len(heights) else heights[i] - over)
+    for name, height in zip(names, heights, strict=True):
+        x, y = ends[name]
+        draw.line([(x, y), ((right + 9) * _S, height * _S)], fill=_LINE, width=_S)
+        _write(draw, (right + 12, height), name, 13, colours[name], "lm")
 
 
 def _splat(canvas: npt.NDArray[np.float32], at: Floats, index: npt.NDArray[np.int64]) -> None:
