@@ -373,7 +373,8 @@ def test_decoding_gives_back_what_was_encoded(name: str, data: str, method: Samp
 def test_what_cannot_be_inverted_is_refused() -> None:
     path, x0, up = Linear(), torch.zeros(1, 2), column([0.1, 0.5, 0.9])
     asked = Gaussian(path, MU[:2], COV[:2, :2])
-    for bad in (up.flip(0), column([0.1, 0.1, 0.2]), column([0.0, 0.5]), column([0.5])):
+    late = f64([[0.1, 0.0], [0.5, 0.5]])  # of two rows one begins at 0
+    for bad in (up.flip(0), column([0.1, 0.1, 0.2]), column([0.0, 0.5]), column([0.5]), late):
         with pytest.raises(ValueError, match=r"increase from above 0, but they are .*Begin at 0.002"):
             invert(Heun(), asked, path, x0, bad, NONE)
     for random in (Ancestral(), Ddim(eta=0.5)):
@@ -641,6 +642,7 @@ def test_fill() -> None:
     times = torch.linspace(1, 0, 8)[:, None]
     assert torch.equal(job.times(times), repaint(times, 2, 3)) and torch.equal(Fill(x0, mask).times(times), times)
     assert job.method(Heun()) == Resampled(Heun())
+    assert torch.equal(Fill(x0, mask, 3).times(times), repaint(times, 1, 3))
     torch.testing.assert_close(job.start(path, t, eps, rows), noised(path, f64([[1.0, 0], [5.0, 0]]), t, eps))
     got = job.denoiser(Gaussian(path, MU[:2], COV[:2, :2]), path, rows)(Query(eps, t / 2, t / 2), NONE)
     assert got.x0[:, 0].tolist() == [1.0, 5.0] and not set(got.x0[:, 1].tolist()) & {2.0, 6.0}
