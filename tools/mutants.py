@@ -41,6 +41,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "guidance": ("test_guidance.py", "test_along.py"),
     "samplers": (
         "test_samplers.py",
+        "test_samplers_rows.py",
         "test_samplers_moments.py",
         "test_samplers_orders.py",
         "test_kinds.py",
