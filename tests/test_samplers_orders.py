@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 import torch
 from torch import Tensor
 
-from affine import DETERMINISTIC, graded, spaced
+from affine import DETERMINISTIC, affine, graded, prior, spaced
 from gaussian import PATHS, TARGETS, flow_map, model, numbers
 from inkwash.drive import drive
 from inkwash.noise import Philox
-from inkwash.samplers import RungeKutta
+from inkwash.samplers import DpmSolver, RungeKutta
 from inkwash.types import Condition, Denoised, Query, Sampler
 
 OWN = {  # the order of the method itself
@@ -74,6 +75,23 @@ def test_all_the_way_down_to_the_data(path: str, bound: float, name: str) -> Non
     first, second = (error(DETERMINISTIC[name], path, spaced(0.98, 0.0, steps)) for steps in (20, 40))
     assert second < (bound if OWN[name] > 1 else 2 * bound if path == "vp" else 0.09)
     assert first / second > 2 ** (1.1 if OWN[name] > 1 else 0.92)
+
+
+@pytest.mark.parametrize(("order", "own"), [(1, 1), (2, 2), (3, 2)])
+@pytest.mark.parametrize("path", ["linear", "vp"])
+def test_weak_order_of_the_stochastic_form(path: str, order: Literal[1, 2, 3], own: int) -> None:
+    """The mean is exact on Gaussian data, and the variance converges with order 1, 2 and 2.
+
+    The answers it remembers carry the noise of the steps between them, which no polynomial follows: 3 is not reached.
+    """
+    errors = []
+    for steps in (40, 80):
+        found = affine(DpmSolver(order, sde=True), PATHS[path], graded(0.9, 0.1, steps))
+        mean, variance = found.moments(*prior(PATHS[path], 0.9))
+        want_mean, want = prior(PATHS[path], 0.1)
+        torch.testing.assert_close(mean, want_mean, rtol=1e-12, atol=1e-12)
+        errors.append(float((variance - want).norm()))
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(own, abs=0.42)
 
 
 @pytest.mark.parametrize("path", ["linear", "vp", "ve"])
