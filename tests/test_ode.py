@@ -258,6 +258,56 @@ def test_what_is_not_finite_is_refused(nan_from: float) -> None:
         run(adaptive(DORMAND_PRINCE, (tensor(0.0, 0.0),), tensor(0.0, 0.0), tensor(1.0, 0.2), 1e-3, 1e-3), f)
 
 
+def test_the_size_of_a_step_is_bounded() -> None:
+    """A step that fails by far is tried at exactly a fifth; a first step of the whole way is taken whole."""
+    solving = adaptive(DORMAND_PRINCE, (tensor(1.0),), tensor(0.0), tensor(1.0), 1e-6, 1e-6)
+    next(solving)
+    first = float(solving.send((tensor(1.0),))[0]) * 5
+    assert first == pytest.approx(0.01, rel=1e-5)
+    for k in range(5):
+        solving.send((tensor(1e9 * (-1) ** k),))
+    assert float(solving.send((tensor(1e9),))[0]) * 5 == pytest.approx(0.2 * first, rel=1e-12)
+    asked: list[Tensor] = []
+    run(
+        adaptive(DORMAND_PRINCE, (tensor(1e3),), tensor(0.0), tensor(0.5), 0.0, 1.0),
+        lambda t, s: (s[0] * 0 + 1,),
+        asked,
+    )
+    assert [float(t) for t in asked] == [0.0, *(0.5 * node for node in DORMAND_PRINCE.nodes[1:])]
+
+
+@pytest.mark.parametrize("still", ["state", "slope"])
+def test_the_edge_of_the_default_first_step(still: str) -> None:
+    """A size of 1e-5 of the tolerance is still one: only below it is the first step the default."""
+    for size, step in ((1e-5, 1e-7 if still == "state" else 1e3), (0.99e-5, 1e-3)):
+        y, k = (size, 1.0) if still == "state" else (1.0, size)
+        solving = adaptive(DORMAND_PRINCE, (tensor(y),), tensor(0.0), tensor(0.05), 0.0, 1.0)
+        next(solving)
+        assert float(solving.send((tensor(k),))[0]) * 5 == pytest.approx(min(max(step, 5e-8), 0.05), rel=1e-6)
+
+
+def test_states_derivatives_and_tables_belong_together() -> None:
+    start, end = tensor(0.0), tensor(1.0)
+    with pytest.raises(ValueError, match="zip"):
+        run(adaptive(DORMAND_PRINCE, (tensor(1.0), tensor(1.0)), start, end, 1e-3, 1e-3), lambda t, s: (s[0],))
+    short = Tableau(2, (0.0, 1.0, 1.0), ((), (1.0,)), (0.5, 0.5), (0.1, -0.1))
+    for solving in (
+        adaptive(short, (tensor(1.0),), start, end, 1e-3, 1e-3),
+        fixed(short, (tensor(1.0),), torch.stack([start, end])),
+    ):
+        with pytest.raises(ValueError, match="zip"):
+            run(solving, lambda t, s: (s[0],))
+
+
+def test_the_first_row_that_is_stuck_is_named() -> None:
+    starts = tensor(0.25, 0.5, 0.75)
+    with pytest.raises(ValueError, match=r"shrank to nan at 0\.5:"):
+        run(
+            adaptive(DORMAND_PRINCE, (tensor(1.0, 1.0, 1.0),), starts, starts + 1, 1e-3, 1e-3),
+            lambda t, s: (torch.where(t > 0.4, torch.nan, 1.0),),
+        )
+
+
 def test_a_row_that_cannot_go_on_is_named() -> None:
     """y' = y² from 1 is infinite at t = 1; the first row, which stops before, is not to blame."""
     with pytest.raises(ValueError, match=r"shrank to \S+ at (0\.99999\d*|1): .* Use larger tolerances"):

@@ -46,7 +46,7 @@ class Exact(Component):
 
     def __call__(self, x: Tensor, noise: Noise) -> Tensor:
         """The vectors [D, B, ...] whose products v'Jv add up to the trace. Raises ValueError for a D above 64."""
-        d = x[0].numel()
+        d = math.prod(x.shape[1:])
         if d > MOST_EXACT:
             raise ValueError(
                 f"An exact trace in {d} dimensions takes {d} passes back through the network for every evaluation; "
@@ -173,7 +173,7 @@ def log_likelihood(
     low, high, _ = _ends(path, smallest, end)
     probes = (trace or Hutchinson())(x, noise)
     field_ = _Field(denoiser, path, cond)
-    dims = x[0].numel()
+    dims = math.prod(x.shape[1:])
 
     def rise(phi: Tensor, state: ode.State) -> ode.State:
         velocity, divergence = _with_divergence(field_, phi, state[0], probes)
@@ -263,7 +263,7 @@ def discrete_bound(
             f"terms = {terms} must be within 1 to {n - 1}, the steps before the last. Leave it out for all."
         )
     c = path(times)
-    middle, worth = torch.arange(n - 1)[:, None].expand(-1, len(x0)), torch.ones(n - 1, dtype=torch.float64)
+    middle, worth = torch.arange(n - 1)[:, None].expand(-1, len(x0)), torch.ones(n, dtype=torch.float64)
     if terms is not None:
         share = forward_variance(c.at(slice(0, n - 1)), c.at(slice(1, n))) / c.sigma[:-2] ** 2
         edges = (share / share.sum()).cumsum(0)
