@@ -277,3 +277,10 @@ def test_a_model_without_a_learned_variance_cannot_be_asked_for_it() -> None:
     for variance in ("small", "large"):
         with_none = step_term(X0, PRED._replace(var_mix=None), now, nxt, variance)  # type: ignore[arg-type]
         assert torch.equal(with_none, step_term(X0, PRED, now, nxt, variance))  # type: ignore[arg-type]
+
+
+def test_a_decoder_from_pure_noise_has_its_variance() -> None:
+    """A chain of one step from alpha = 0: beta is sigma_t², whatever alpha was."""
+    now = Linear()(row(1.0))
+    want = 0.5 * ((X0 - PRED.x0) ** 2 + math.log(2 * math.pi))
+    torch.testing.assert_close(decoder_term(X0, PRED, now, None, "large"), want, rtol=1e-12, atol=0)
