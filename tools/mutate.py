@@ -13,8 +13,10 @@ import io
 import itertools
 import token
 import tokenize
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+from siblings import FUNCTION_NAMES, NAMES, siblings
 
 OPERATORS = {
     "+": ["-"],
@@ -42,29 +44,6 @@ OPERATORS = {
 }
 """What each operator is changed to: a neighbour; an order's border is moved, and the order turned round."""
 
-PAIRS = """
-alpha sigma, dalpha dsigma, alpha dalpha, sigma dsigma, x0 eps, s t, now nxt, now last, nxt last, low high, lower upper,
-mean std, mean variance, mean var, small large, small learned, start end, start stop, first last, before after,
-left right, here there, old new, given taken, a b, u v, x y, inner outer, beta gamma, mu lam
-"""
-FUNCTIONS = """
-exp log, exp expm1, log log1p, expm1 log1p, sin cos, sinh cosh, tan atan, sqrt square, rsqrt sqrt, min max,
-minimum maximum, amin amax, argmin argmax, floor ceil, floor round, ceil round, any all, sum mean, sum prod,
-cumsum cumprod, zeros ones, zeros_like ones_like, sigmoid tanh, ndtri ndtr, erf erfc, isnan isfinite
-"""
-
-
-def _both_ways(pairs: str) -> dict[str, list[str]]:
-    siblings: dict[str, list[str]] = {}
-    for pair in pairs.replace("\n", " ").split(","):
-        a, b = pair.split()
-        siblings.setdefault(a, []).append(b)
-        siblings.setdefault(b, []).append(a)
-    return siblings
-
-
-_NAMES = _both_ways(PAIRS)
-_FUNCTIONS = _both_ways(FUNCTIONS)
 _FORM = {"device", "dtype", "ndim", "shape"}  # attributes that read nothing of a tensor but its form
 _CORE = {"alpha", "sigma", "dalpha", "dsigma", "x0", "eps"}  # attributes there are, whether or not this file says so
 _INDEXING = {"at", "slice", "select", "narrow"}  # calls whose arguments are indices
@@ -313,7 +292,7 @@ class _Finder(ast.NodeVisitor):
         if isinstance(node.func, ast.Attribute):
             name = node.func.attr
             self.visit(node.func.value)
-            self.attribute(node.func, _FUNCTIONS.get(name, []))
+            self.attribute(node.func, FUNCTION_NAMES.get(name, []))
         else:
             name = getattr(node.func, "id", "")
             self.visit(node.func)
@@ -325,7 +304,7 @@ class _Finder(ast.NodeVisitor):
         used = {k.arg for k in node.keywords}
         for keyword in node.keywords:
             if keyword.arg is not None:
-                others = [*_NAMES.get(keyword.arg, []), *_FUNCTIONS.get(keyword.arg, [])]
+                others = [*NAMES.get(keyword.arg, []), *FUNCTION_NAMES.get(keyword.arg, [])]
                 self.add(self.text.begin(keyword), keyword.arg, *(o for o in others if o not in used))
             self.visit(keyword.value)
 
@@ -333,7 +312,7 @@ class _Finder(ast.NodeVisitor):
 
     def visit_Name(self, node: ast.Name) -> None:
         if isinstance(node.ctx, ast.Load):
-            others = _siblings(node.id, lambda name: name in self.scopes[-1])
+            others = siblings(node.id, lambda name: name in self.scopes[-1])
             self.add(self.text.begin(node), node.id, *others)
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
@@ -343,7 +322,7 @@ class _Finder(ast.NodeVisitor):
 
     def attribute(self, node: ast.Attribute, functions: list[str]) -> None:
         if isinstance(node.ctx, ast.Load):
-            others = _siblings(node.attr, lambda name: name in self.attributes)
+            others = siblings(node.attr, lambda name: name in self.attributes)
             others += [f for f in functions if f not in others]
             self.add(self.text.end(node) - len(node.attr.encode()), node.attr, *others)
 
@@ -370,21 +349,7 @@ class _Finder(ast.NodeVisitor):
                 new = 1.0 if f == 0 else f * 1000 if abs(f) < 1e-6 else f * 1.01
                 self.add(at, old, f"{new:.6g}" if "." in f"{new:.6g}" or "e" in f"{new:.6g}" else f"{new:.1f}")
             case str(word):  # Literal["small", "large"] is a number too, with another name
-                self.add(at + 1, word, *(_NAMES.get(word, []) if old[1:-1] == word else []))
-
-
-def _siblings(name: str, there: Callable[[str], bool]) -> list[str]:
-    """Names like this one that are `there`: paired in the table, as a whole or in one of their parts, or by number."""
-    options: list[str] = [*_NAMES.get(name, []), *_FUNCTIONS.get(name, [])]
-    parts = name.split("_")
-    if len(parts) > 1:
-        options += ["_".join([*parts[:i], o, *parts[i + 1 :]]) for i, p in enumerate(parts) for o in _NAMES.get(p, [])]
-    for i, letter in enumerate(name):
-        if letter.isdigit():
-            options += [name[:i] + digit + name[i + 1 :] for digit in "0123456789" if digit != letter]
-        elif len(name) == 2:  # xx, xy, ex, ey
-            options += [name[:i] + other + name[i + 1 :] for other in "abcdefghijklmnopqrstuvwxyz" if other != letter]
-    return [o for o in dict.fromkeys(options) if o != name and there(o)]
+                self.add(at + 1, word, *(NAMES.get(word, []) if old[1:-1] == word else []))
 
 
 def _bound(node: ast.AST) -> set[str]:
