@@ -28,7 +28,8 @@ class DpmSolver(Component):
     With order 2 the correction has the published weight, half the one-step method's; with order 3 the polynomial
     through the answers is integrated exactly. (The published 3M code gives the second difference half its weight and
     is of order 2: docs/samplers.md.) The stochastic form solves the reverse SDE of the same marginals; its order 1 is
-    ancestral sampling. 3 is reached from the third step on if the first ones are short enough, else 2.
+    ancestral sampling, and its variance converges with order 2 at most. 3 is reached by the flow alone, on grids whose
+    steps grow smoothly from short ones at both ends; on even ones the first step and the last keep it at 2.
     """
 
     order: Literal[1, 2, 3] = 2

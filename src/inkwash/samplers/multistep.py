@@ -24,7 +24,8 @@ from inkwash.types import Coeffs, Component, Denoised, Noise, Path
 class Adams(Component):
     """Adams and Bashforth's methods for dx/dt in t, with the weights of the grid's own, uneven steps.
 
-    order: of the method (1 is Euler's); reached from the third step on if the first ones are short enough, else 2.
+    order: of the method (1 is Euler's); reached on grids whose steps grow smoothly from short ones at both ends. On
+    even grids the first step and the last, of order 1, keep it at 2.
     """
 
     order: Literal[1, 2, 3, 4] = 4
