@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import gaussian
-from inkwash.grids import AnyGrid, Even, Karras, Leading, Linspace, Listed, LogSnr, Quadratic, Trailing, spread
+from inkwash.grids import AnyGrid, Even, Karras, Leading, Linspace, Listed, LogSnr, Quadratic, Trailing, grid, spread
 from inkwash.kinds import from_table, members_of
 from inkwash.paths import VE, VP, CosineSchedule, Linear, LinearBetas, Shifted, SigmoidSchedule, Table, ratio
 from inkwash.types import Path
@@ -183,25 +183,25 @@ def first_ratio(path: Path) -> float:
 def test_karras_visits_the_same_noise_on_every_path(name: str, steps: int) -> None:
     """sigma/alpha is EDM's sigma, as far as the path goes."""
     path = PATHS[name]
-    for grid, start in ((Karras(), 1.0), (Karras(0.05, 10.0, 3.0), 1.0), (Karras(), 0.7)):
-        times = grid(path, steps, start)
+    for rule, start in ((Karras(), 1.0), (Karras(0.05, 10.0, 3.0), 1.0), (Karras(), 0.7)):
+        times = rule(path, steps, start)
         (end,) = ratio(path(torch.tensor([start], dtype=torch.float64))).tolist()
-        wanted = karras(steps, max(grid.low, first_ratio(path)), min(grid.high, end), grid.rho)
+        wanted = karras(steps, max(rule.low, first_ratio(path)), min(rule.high, end), rule.rho)
         assert ratio(path(times[:-1])).tolist() == pytest.approx(wanted, rel=1e-9)
-        assert (float(times[0]) == start) == (end <= grid.high)  # to the last bit
+        assert (float(times[0]) == start) == (end <= rule.high)  # to the last bit
 
 
 @pytest.mark.parametrize("name", PATHS)
 def test_log_snr_is_even_in_log_snr(name: str) -> None:
     path = PATHS[name]
-    for grid, start in ((LogSnr(), 1.0), (LogSnr(0.05, 10.0), 1.0), (LogSnr(0.02), 0.7)):
-        times = grid(path, 9, start)
+    for rule, start in ((LogSnr(), 1.0), (LogSnr(0.05, 10.0), 1.0), (LogSnr(0.02), 0.7)):
+        times = rule(path, 9, start)
         log_snr = -2 * ratio(path(times[:-1])).log()
         (end,) = ratio(path(torch.tensor([start], dtype=torch.float64))).tolist()
-        low = max(grid.low, first_ratio(path))
-        wanted = np.linspace(-2 * math.log(min(grid.high, end)), -2 * math.log(low), 9)
+        low = max(rule.low, first_ratio(path))
+        wanted = np.linspace(-2 * math.log(min(rule.high, end)), -2 * math.log(low), 9)
         np.testing.assert_allclose(log_snr, wanted, rtol=1e-9, atol=1e-9)
-        assert (float(times[0]) == start) == (end <= grid.high)
+        assert (float(times[0]) == start) == (end <= rule.high)
 
 
 def test_edms_grid_on_its_own_path() -> None:
@@ -287,3 +287,29 @@ def test_spread() -> None:
     times = torch.tensor([1.0, 0.4, 0.0], dtype=torch.float64)
     assert spread(times, 2).tolist() == [[1.0, 1.0], [0.4, 0.4], [0.0, 0.0]]
     assert spread(times, 2).is_contiguous()
+
+
+def test_grids_by_hand() -> None:
+    assert grid(4, 2).T.tolist() == [[1, 0.75, 0.5, 0.25, 0]] * 2
+    assert grid([0.9, 0.5, 0.1], 3).T.tolist() == [[0.9, 0.5, 0.1]] * 3
+    assert grid(1, 1).flatten().tolist() == [1, 0]
+    assert grid(10, 5).dtype == torch.float64
+    assert grid(10, 5).is_contiguous()
+
+
+@pytest.mark.parametrize(
+    ("steps", "says"),
+    [
+        (0, "at least 1 step, not 0"),
+        (-3, "at least 1 step, not -3"),
+        ([0.5], r"\[0.5\]"),
+        ([0.1, 0.5], "decreasing within"),
+        ([1.0, 0.5, 0.5, 0.0], "does not decrease: t = 0.5 is followed by 0.5"),
+        ([1.1, 0.5], r"within \[0, 1\]"),
+        ([0.5, -0.1], "For example"),
+        ([1.0, float("nan"), 0.0], "does not decrease"),
+    ],
+)
+def test_impossible_grids_are_refused(steps: int | list[float], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        grid(steps, 1)

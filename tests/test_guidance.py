@@ -11,11 +11,11 @@ from torch import Tensor
 
 from gaussian import PATHS
 from inkwash.drive import drive
+from inkwash.grids import grid
 from inkwash.guidance import Chunked, Clipped, Guided
 from inkwash.noise import Philox
 from inkwash.paths import Linear, LinearBetas, Table
 from inkwash.samplers import Ancestral, Ddim, Heun
-from inkwash.times import grid
 from inkwash.types import Condition, Denoised, Path, Query
 
 MEANS = torch.tensor([-1.5, 0.5, 2.0], dtype=torch.float64)

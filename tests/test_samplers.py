@@ -15,12 +15,12 @@ from affine import EVERY, MIX, SAMPLERS, affine, prior, spaced
 from gaussian import LAM, MU, PATHS, VP, model, numbers, w2
 from inkwash import paths
 from inkwash.drive import drive
+from inkwash.grids import grid
 from inkwash.guidance import Clipped
 from inkwash.noise import Philox
 from inkwash.paths import CosineBetas, Linear, LinearBetas, Table
 from inkwash.samplers import Adams, Ancestral, Ddim, Deis, DpmSolver, Euler, Heun, Ipndm, RungeKutta, UniPC
 from inkwash.targets import X0, Eps, V, check
-from inkwash.times import grid
 from inkwash.types import Coeffs, Condition, Denoised, Denoiser, Path, Query, Sampler
 
 DOWN = [0.98, 0.9, 0.71, 0.7, 0.4, 0.22, 0.05, 0.0]

@@ -1,4 +1,4 @@
-"""Training times: their law, exactly, and stratified alike on any number of ranks. Sampling grids."""
+"""Training times: their law, exactly, and stratified alike on any number of ranks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scipy import stats
 from gaussian import VE, VP
 from inkwash.noise import Philox, Stream
 from inkwash.paths import CosineBetas, Linear, Table
-from inkwash.times import Density, Importance, LogitNormal, LogNormalNoise, Uniform, draw, grid
+from inkwash.times import Density, Importance, LogitNormal, LogNormalNoise, Uniform, draw
 from inkwash.types import Batch, Condition, Path
 
 
@@ -304,32 +304,6 @@ def test_stratified_times_have_less_variance() -> None:
     assert float(means[False].var()) == pytest.approx(independent, rel=0.35)
     # Stratified: mean of t² is 1/3 + (f - 1/2)/64 + O(1/64²) for a shift f uniform in (0, 1).
     assert float(means[True].var()) == pytest.approx(1 / 12 / 64**2, rel=0.25)
-
-
-def test_grids() -> None:
-    assert grid(4, 2).T.tolist() == [[1, 0.75, 0.5, 0.25, 0]] * 2
-    assert grid([0.9, 0.5, 0.1], 3).T.tolist() == [[0.9, 0.5, 0.1]] * 3
-    assert grid(1, 1).flatten().tolist() == [1, 0]
-    assert grid(10, 5).dtype == torch.float64
-    assert grid(10, 5).is_contiguous()
-
-
-@pytest.mark.parametrize(
-    ("steps", "says"),
-    [
-        (0, "at least 1 step, not 0"),
-        (-3, "at least 1 step, not -3"),
-        ([0.5], r"\[0.5\]"),
-        ([0.1, 0.5], "must decrease"),
-        ([1.0, 0.5, 0.5, 0.0], "must decrease"),
-        ([1.1, 0.5], r"within \[0, 1\]"),
-        ([0.5, -0.1], "For example"),
-        ([1.0, float("nan"), 0.0], "must decrease"),
-    ],
-)
-def test_impossible_grids_are_refused(steps: int | list[float], says: str) -> None:
-    with pytest.raises(ValueError, match=says):
-        grid(steps, 1)
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         slerp,
     )
     from inkwash.evaluation import BoundSettings, FlowSettings, Measurement, held_out, measure
-    from inkwash.grids import Even, Karras, Leading, Linspace, Listed, LogSnr, Quadratic, Trailing
+    from inkwash.grids import Even, Karras, Leading, Linspace, Listed, LogSnr, Quadratic, Trailing, grid
     from inkwash.guidance import Along, Chunked, Clipped, Guided
     from inkwash.likelihood import (
         Adaptive,
@@ -95,7 +95,7 @@ if TYPE_CHECKING:
     )
     from inkwash.sampling import Sampling
     from inkwash.targets import X0, Edm, Eps, Flow, V
-    from inkwash.times import Importance, LogitNormal, LogNormalNoise, Uniform, grid
+    from inkwash.times import Importance, LogitNormal, LogNormalNoise, Uniform
     from inkwash.training import Progress, TrainingError, train
     from inkwash.types import Batch, Coeffs, Condition, Denoised, Query
 
@@ -103,7 +103,7 @@ _WHERE = {
     "checkpoint": ["CheckpointError"],
     "data": ["DataSpec", "Dataset"],
     "evaluation": ["BoundSettings", "FlowSettings", "Measurement", "held_out", "measure"],
-    "grids": ["Even", "Karras", "Leading", "Linspace", "Listed", "LogSnr", "Quadratic", "Trailing"],
+    "grids": ["Even", "Karras", "Leading", "Linspace", "Listed", "LogSnr", "Quadratic", "Trailing", "grid"],
     "edit": [
         "Blur",
         "Decode",
@@ -148,7 +148,7 @@ _WHERE = {
     "sampling": ["Sampling"],
     "samplers": ["Adams", "Ancestral", "Ddim", "Deis", "DpmSolver", "Euler", "Heun", "Ipndm", "RungeKutta", "UniPC"],
     "targets": ["X0", "Edm", "Eps", "Flow", "V"],
-    "times": ["Importance", "LogNormalNoise", "LogitNormal", "Uniform", "grid"],
+    "times": ["Importance", "LogNormalNoise", "LogitNormal", "Uniform"],
     "training": ["Progress", "TrainingError", "train"],
     "types": ["Batch", "Coeffs", "Condition", "Denoised", "Query"],
 }

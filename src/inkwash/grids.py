@@ -247,6 +247,17 @@ AnyGrid = Annotated[Even | Leading | Trailing | Linspace | Quadratic | Karras | 
 """A grid as a recipe names it."""
 
 
+def grid(steps: int | Sequence[float], batch: int) -> Tensor:
+    """Times [N+1, batch] for a sampler run by hand: `steps` even steps from 1 to 0, or a decreasing list of times.
+
+    Raises ValueError for fewer than one step, or a list that does not decrease within [0, 1].
+    """
+    if isinstance(steps, int):
+        _ask(steps, 1.0)
+        return spread(torch.linspace(1, 0, steps + 1, dtype=torch.float64), batch)
+    return spread(torch.tensor(Listed(tuple(steps)).times, dtype=torch.float64), batch)
+
+
 def spread(times: Tensor, batch: int) -> Tensor:
     """The same times [N+1] for every example of a batch: [N+1, batch], as samplers want them."""
     return times[:, None].expand(-1, batch).contiguous()

@@ -1,4 +1,4 @@
-"""Times: which ones to train at (densities), and which ones to visit in sampling (grids).
+"""Which times are trained at. (Which ones a sampler visits: `grids`.)
 
 A density is given by its quantile function: uniform numbers u in (0, 1) in, times out. `draw` makes the u, by default
 stratified over the whole batch, which lowers the variance of the loss at no cost. `Importance` is a density that
@@ -8,7 +8,7 @@ learns from the losses; its memory belongs to the training run, and is given to 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -214,22 +214,3 @@ def _has_width(name: str, mean: float, std: float, usual: str) -> None:
             f"A {name} density needs a finite mean and a std more than 0, not {mean} and {std}. "
             f"The usual ones are {usual}."
         )
-
-
-def grid(steps: int | Sequence[float], batch: int) -> Tensor:
-    """Sampling times [N+1, batch] float64: `steps` equal steps from t = 1 to t = 0, or a decreasing list of times.
-
-    Raises ValueError for fewer than one step, or a list that does not decrease within [0, 1].
-    """
-    if isinstance(steps, int):
-        if steps < 1:
-            raise ValueError(f"A sampler needs at least 1 step, not {steps}.")
-        t = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-    else:
-        t = torch.tensor([float(v) for v in steps], dtype=torch.float64)
-        if len(t) < 2 or not bool((t.diff() < 0).all()) or t[0] > 1 or t[-1] < 0:
-            raise ValueError(
-                f"A grid of times must decrease within [0, 1], from noise to data, but it is {list(steps)}. "
-                "For example [1, 0.6, 0.3, 0]."
-            )
-    return t[:, None].expand(-1, batch).contiguous()
