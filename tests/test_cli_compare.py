@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +19,15 @@ from inkwash import MLP, Config, Ddim, Flow, Heun, Linear, Sampling, Table, UNet
 from inkwash.cli import main
 from inkwash.codec import Pixels, Standard
 from inkwash.compare import ComparisonError, comparison, draw, settings_of, ways
+from inkwash.drive import drive
+from inkwash.grids import AnyGrid
+from inkwash.kinds import from_text, kinds_of
 from inkwash.model import Plain
 from inkwash.modelfolder import save_model
+from inkwash.paths import AnyPath
 from inkwash.pictures import matrix, read_settings, text
 from inkwash.pipeline import Pipeline
+from inkwash.samplers import AnySampler
 from inkwash.targets import Eps
 
 ROOT = Path(__file__).parent.parent
@@ -326,3 +333,70 @@ def test_compare_tells_all_mistakes_at_once(inkwash_: Any, tmp_path: Path) -> No
     )
     said = inkwash_("compare", "vectors", "--label", "cat")
     assert "Vectors of 3 numbers" in said.err and "trained without classes" in said.err
+
+
+# docs/samplers.md
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs/samplers.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_guides_commands_run(inkwash_: Any, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "pictures").rename(tmp_path / "runs/demo")
+    guide = (ROOT / "docs/samplers.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^\$ inkwash (.*)", guide, re.MULTILINE)
+    assert len(commands) == 3
+    for command in commands:
+        words = shlex.split(re.sub(r"(?<=--calls )\S+", "2", command))  # the guide's own words, fewer calls
+        said = inkwash_(*words)
+        assert said.status == 0, said.err
+
+
+def test_the_guides_python_says_what_it_says(inkwash_: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "pictures").rename(tmp_path / "runs/demo")
+    first, second = blocks("python")
+    names: dict[str, Any] = {}
+    exec(first, names)
+    np.testing.assert_array_equal(names["pictures"].array, names["same"].array)
+    assert names["same"].settings["sampler"]["kind"] == "unipc"
+    exec(second, names)
+    assert names["times"].shape == (9, 2)
+    for row, grid in enumerate((names["long"], names["short"])):  # each as it would be alone
+        alone = drive(
+            inkwash.DpmSolver()(Linear(), names["start"][row : row + 1], grid[:, None], names["noise"]),
+            names["denoise"],
+            inkwash.Condition(),
+        )
+        torch.testing.assert_close(names["x"][row : row + 1], alone, rtol=1e-14, atol=1e-14)
+    exact = 1 + 0.5 * names["start"]  # the flow of N(1, 0.25) from pure noise
+    assert float((names["x"] - exact).abs().max()) < 0.1
+
+
+def test_the_guide_names_every_sampler_and_what_it_shows_is_there() -> None:
+    guide = (ROOT / "docs/samplers.md").read_text(encoding="utf-8")
+    for kind in kinds_of(AnySampler):
+        assert f"`{kind}" in guide
+    for kind in kinds_of(AnyGrid):
+        assert f"`{kind}" in guide
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", guide):
+        assert (ROOT / "docs" / target).exists(), target
+    for picture in (ROOT / "docs/images").glob("samplers-*.png"):
+        assert picture.name in guide and picture.stat().st_size < 250_000
+
+
+@pytest.mark.parametrize(
+    ("sampler", "path", "up"),
+    [(s, p, up) for s in ("euler", "heun", "adams") for p, up in (("vp", True), ("vp(schedule=sigmoid)", False))]
+    + [(s, "linear", True) for s in ("ancestral", "ddim(eta=0.5)", "dpm++(sde=true)", "heun(churn=5)")]
+    + [("ancestral(added=learned)", "linear", False)],
+)
+def test_what_the_guide_says_is_refused_is(sampler: str, path: str, up: bool) -> None:
+    along, how = from_text(AnyPath, path, "path"), from_text(AnySampler, sampler, "sampler")
+    times = torch.linspace(0, 1, 9, dtype=torch.float64) if up else torch.linspace(1, 0, 9, dtype=torch.float64)
+    noise = inkwash.Philox(0, torch.zeros(1, dtype=torch.int64))
+    x = torch.ones(1, 1, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"infinite at t|adds noise on its way|needs a model that learned"):
+        drive(how(along, x, times[:, None], noise), lambda q, c: inkwash.Denoised(0 * q.x, q.x), inkwash.Condition())
