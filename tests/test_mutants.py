@@ -128,7 +128,7 @@ def test_a_mutant_knows_its_place() -> None:
     first, second = mutants(source, "x.py")
     assert (first.file, first.row, first.within, first.owner, first.old) == ("x.py", 5, "f.g", 4, "alpha")
     assert (first.line, first.becomes) == ("é = 'ü', c.alpha  # é", "é = 'ü', c.dalpha  # é")
-    assert second.applied(source) == source.replace("alpha", "sigma")
+    assert second.applied() == source.replace("alpha", "sigma")
 
 
 TINY = '''
@@ -238,7 +238,7 @@ def test_tests_that_fail_by_themselves_are_told(tiny: Project) -> None:
 
 def test_when_a_run_passes() -> None:
     def report(killed: int, explained: int, unexplained: int, stale: int = 0) -> Report:
-        mutant = Mutant("x.py", 1, "", 0, 0, 1, "a", "b", "a", "b")
+        mutant = Mutant("x.py", 1, "", 0, 0, 1, "a", "b", "a", "b", "a")
         found = [(mutant, Outcome(Verdict.KILLED))] * killed
         found += [(mutant, Outcome(Verdict.SURVIVED))] * (explained + unexplained)
         return Report({"x": found}, [(mutant, "why")] * explained, [mutant] * unexplained, ["old"] * stale)

@@ -277,7 +277,7 @@ class _Changed(SourceFileLoader):
     def __init__(self, project: Project, mutant: Mutant) -> None:
         self.file = project.package / mutant.file
         super().__init__(project.module(mutant.file), str(self.file))
-        self.text = mutant.applied(self.file.read_text())
+        self.text = mutant.applied()
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         if name != self.name:

@@ -14,7 +14,7 @@ import itertools
 import token
 import tokenize
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from siblings import FUNCTION_NAMES, NAMES, siblings
 
@@ -55,7 +55,7 @@ class Mutant:
     """One token of one line changed. `within` is the function or class it is in; `owner` the line of the function.
 
     owner: where the innermost function starts (its first decorator's line), as in its code object; 0 for what runs
-    when the module is imported, or once for many. begin and end: the place of `old` in the whole text, in bytes.
+    when the module is imported, or once for many. begin and end: the place of `old` in `source`, the whole text, in bytes.
     """
 
     file: str
@@ -68,10 +68,11 @@ class Mutant:
     new: str
     line: str
     becomes: str
+    source: str = field(repr=False, compare=False)
 
-    def applied(self, source: str) -> str:
+    def applied(self) -> str:
         """The whole text with the change made."""
-        raw = source.encode()
+        raw = self.source.encode()
         return (raw[: self.begin] + self.new.encode() + raw[self.end :]).decode()
 
 
@@ -101,7 +102,7 @@ class _Text:
     """A source text with places counted in bytes, as `ast` counts them."""
 
     def __init__(self, source: str) -> None:
-        self.raw = source.encode()
+        self.source, self.raw = source, source.encode()
         self.lines = source.splitlines(keepends=True)
         self.starts: list[int] = list(itertools.accumulate((len(line.encode()) for line in self.lines), initial=0))
         self.starts.append(len(self.raw))
@@ -153,10 +154,8 @@ class _Finder(ast.NodeVisitor):
         raw = line.encode()
         for new in news:
             becomes = (raw[: begin - at] + new.encode() + raw[end - at :]).decode()
-            where = ".".join(self.within)
-            self.found.append(
-                Mutant(self.file, row, where, self.owners[-1], begin, end, old, new, line.strip(), becomes.strip())
-            )
+            place = (self.file, row, ".".join(self.within), self.owners[-1], begin, end)
+            self.found.append(Mutant(*place, old, new, line.strip(), becomes.strip(), self.text.source))
 
     # What is walked, and what is not.
 
