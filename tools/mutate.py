@@ -55,7 +55,7 @@ class Mutant:
     """One token of one line changed. `within` is the function or class it is in; `owner` the line of the function.
 
     owner: where the innermost function starts (its first decorator's line), as in its code object; 0 for what runs
-    when the module is imported, or once for many. begin and end: the place of `old` in `source`, the whole text, in bytes.
+    when the module is imported, or once for many. begin and end: the place of `old` in `source`, in bytes.
     """
 
     file: str
