@@ -161,6 +161,8 @@ def test_solvers_in_t_refuse_infinite_derivatives(sampler: Sampler) -> None:
         for path in (VP(), paths.VP(), sigmoid):
             with pytest.raises(ValueError, match=r"alpha' or sigma' of .* is infinite at t = 0, where a solver in t"):
                 sampled(sampler, path, up)
+            with pytest.raises(ValueError, match="is infinite at t = 0"):
+                sampled(sampler, path, [0.0, 0.5, 0.0])  # also where it comes back to
     with pytest.raises(ValueError, match=r"alpha' or sigma' of .* is infinite at t = 1, .*Use one that needs no deri"):
         sampled(sampler, sigmoid, down)
     assert bool(sampled(sampler, VP(), down).isfinite().all())
