@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import shutil
+import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ T = TypeVar("T")
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _STEP = re.compile(r"step-(\d+)")
-_READ_TRIES = 20  # a writer would have to finish this many publications, each during one read of ours
+_READ_SECONDS = 10.0  # so long a writer would have to publish again and again, each time during one read of ours
 _DTYPES = (
     "bool uint8 int8 uint16 int16 uint32 int32 uint64 int64 float16 bfloat16 float32 float64 complex64 "
     "float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz"
@@ -216,7 +217,8 @@ def _explain(error: Exception, folder: Path) -> CheckpointError:
 
 def _steady(folder: Path, read: Callable[[Path], T]) -> T:
     """Read a folder that may be replaced meanwhile: again, until the manifest is the same before and after."""
-    for _ in range(_READ_TRIES):
+    last = time.monotonic() + _READ_SECONDS
+    while time.monotonic() < last:
         place = _locate(folder)
         before, failure = _stamp(place), None
         try:
@@ -230,7 +232,7 @@ def _steady(folder: Path, read: Callable[[Path], T]) -> T:
         if isinstance(failure, CheckpointError):
             raise failure
         raise CheckpointError(f"{folder} cannot be read: {failure}") from failure
-    raise CheckpointError(f"{folder} was replaced during each of {_READ_TRIES} attempts to read it. Try again.")
+    raise CheckpointError(f"{folder} was replaced again and again while it was read, for {_READ_SECONDS:g} seconds. Try again.")
 
 
 def _locate(folder: Path) -> Path:
