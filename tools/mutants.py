@@ -32,9 +32,9 @@ SHARE = 0.95
 
 # A room is a module or a package of inkwash; its tests in the order in which they are asked, the nearest first.
 ROOMS: dict[str, tuple[str, ...]] = {
-    "paths": ("test_paths.py", "test_samplers.py", "test_kinds.py"),
+    "paths": ("test_paths.py", "test_samplers.py", "test_along.py", "test_grids.py", "test_kinds.py"),
     "targets": ("test_targets.py", "test_objectives.py", "test_kinds.py"),
-    "model": ("test_targets.py", "test_nets.py", "test_objectives.py", "test_kinds.py"),
+    "model": ("test_targets.py", "test_pipeline.py", "test_nets.py", "test_objectives.py", "test_kinds.py"),
     "times": ("test_times.py", "test_objectives.py", "test_kinds.py"),
     "grids": ("test_grids.py", "test_kinds.py"),
     "ode": ("test_ode.py",),
@@ -46,6 +46,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "test_samplers_orders.py",
         "test_kinds.py",
         "test_diffusers.py",
+        "test_diffusers_multistep.py",
+        "test_samplers_mixture.py",
     ),
     "objectives": ("test_objectives.py", "test_weights.py", "test_coupling.py", "test_bound.py", "test_kinds.py"),
     "bound": ("test_bound.py",),

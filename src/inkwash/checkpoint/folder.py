@@ -232,7 +232,7 @@ def _steady(folder: Path, read: Callable[[Path], T]) -> T:
         if isinstance(failure, CheckpointError):
             raise failure
         raise CheckpointError(f"{folder} cannot be read: {failure}") from failure
-    raise CheckpointError(f"{folder} was replaced again and again while it was read, for {_READ_SECONDS:g} seconds. Try again.")
+    raise CheckpointError(f"{folder} was replaced at every attempt to read it in {_READ_SECONDS:g} seconds. Try again.")
 
 
 def _locate(folder: Path) -> Path:
