@@ -220,7 +220,7 @@ def decode(
     return y / math.cos(low)
 
 
-class Bound(NamedTuple):
+class BoundTerms(NamedTuple):
     """An upper bound of -ln p(x0) in its parts, nats, float64 on the host: prior [B] is L_T; steps [N, B] in order.
 
     The last of the steps is L_0.
@@ -246,7 +246,7 @@ def discrete_bound(
     variance: Variance = "small",
     bin: float | None = None,
     terms: int | None = None,
-) -> Bound:
+) -> BoundTerms:
     """An unbiased estimate of the variational bound of -ln p(x0) for the chain along `times` [N+1], 1 ... 0 (eq. 13).
 
     p is the density of x0 [B, ...], or, with the width of the bins, the probability of its bins. Every step has noise
@@ -282,7 +282,7 @@ def discrete_bound(
                 before = _at(c, i - 1) if n > 1 else None
                 term = _sum(decoder_term(x0, pred, now, before, variance, bin))
             steps[i, rows] += term
-        return Bound(_sum(prior_term(x0, _at(c, 0 * rows))), steps)
+        return BoundTerms(_sum(prior_term(x0, _at(c, 0 * rows))), steps)
 
 
 def dequantised(x: Tensor, bin: float, noise: Noise) -> Tensor:
