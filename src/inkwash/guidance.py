@@ -93,11 +93,12 @@ class Chunked:
             return self.denoiser(query, cond)
         pieces = []
         for start in range(0, n, self.size):
-            row = torch.arange(start, start + self.size)
-            row = torch.where(row < n, row, start)
-            part = Query(query.x[row.to(query.x.device)], query.t[row], query.s[row])
-            answer = self.denoiser(part, cond.map(lambda v, row=row: v[row.to(v.device)]))  # type: ignore[misc]
             keep = min(self.size, n - start)
+            row: slice | Tensor = slice(start, start + self.size)
+            if keep < self.size:
+                row = torch.cat([torch.arange(start, n), torch.full((self.size - keep,), start)])
+            part = Query(query.x[_on(query.x, row)], query.t[row], query.s[row])
+            answer = self.denoiser(part, cond.map(lambda v, row=row: v[_on(v, row)]))  # type: ignore[misc]
             var_mix = None if answer.var_mix is None else answer.var_mix[:keep]
             pieces.append(Denoised(answer.x0[:keep], answer.eps[:keep], var_mix))
         var_mixes = [p.var_mix for p in pieces if p.var_mix is not None]
@@ -106,6 +107,11 @@ class Chunked:
             torch.cat([p.eps for p in pieces]),
             torch.cat(var_mixes) if var_mixes else None,
         )
+
+
+def _on(x: Tensor, row: slice | Tensor) -> slice | Tensor:
+    """Rows, on the device of what they are picked from."""
+    return row.to(x.device) if isinstance(row, Tensor) else row
 
 
 @dataclass(frozen=True)

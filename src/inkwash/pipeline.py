@@ -127,21 +127,24 @@ class Pipeline:
         starts = range(0, n, block)
         pieces = []
         for number, start in enumerate(starts):
-            rows = torch.arange(start, min(n, start + block))
+            kept = min(n - start, block)
+            rows = _filled(start, kept, self.chunk)
             cond = Condition(None if labels is None else labels[rows].to(self.device))
             fallen, last = 0.0, float(times[0])
 
-            def told(query: Query, answer: Denoised, number: int = number) -> None:
+            def told(query: Query, answer: Denoised, number: int = number, kept: int = kept) -> None:
                 nonlocal fallen, last
                 now = float(query.t[0])
                 fallen, last = fallen + max(last - now, 0.0) / falls, now
                 if watch is not None:
                     watch((number + min(fallen, 1.0)) / len(starts))
                 if trace is not None and number == 0:
-                    trace(query, answer)
+                    x, t, s = (part[:kept] for part in query)
+                    trace(Query(x, t, s), Denoised(answer.x0[:kept], answer.eps[:kept]))
 
             seen = None if watch is None and trace is None else told
-            pieces.append(self._draw(rows, cond, own, edit, times.expand(-1, len(rows)), Philox(seed, rows), seen))
+            drawn = self._draw(rows, cond, own, edit, times.expand(-1, len(rows)), Philox(seed, rows), seen)
+            pieces.append(drawn[:kept])
         if watch is not None:
             watch(1.0)
         settings = {
@@ -239,6 +242,12 @@ class Pipeline:
         if len(label) != n:
             raise ValueError(f"{len(label)} labels were given for n = {n} samples. Give one, or one for each.")
         return torch.tensor([find_class(classes, one) for one in label])
+
+
+def _filled(start: int, count: int, chunk: int) -> Tensor:
+    """The numbers of `count` samples from `start`, the last chunk filled up with its first: once, not at every step."""
+    rows = torch.arange(start, start + count)
+    return torch.cat([rows, rows[count // chunk * chunk :][:1].expand(-count % chunk)])
 
 
 def load(
