@@ -295,7 +295,15 @@ def test_components_as_text(text: str, component: Any) -> None:
     assert from_text(AnySampler, in_text(component), "sampler") == component
 
 
+@pytest.mark.parametrize(("annotation", "component"), [s for s in SETTINGS if s[1].kind != "standard"], ids=repr)
+def test_every_component_as_text_and_back(annotation: Any, component: Any) -> None:
+    assert from_text(annotation, in_text(component), "component") == component
+
+
 def test_text_says_what_differs() -> None:
+    assert in_text(VP()) == "vp"
+    assert in_text(VP(CosineSchedule())) == "vp(schedule=cosine)"
+    assert "steps = 200, start = 0.0001, end = 0.02, scaled = false, kind = linear" in in_text(Table(LinearBetas(200)))
     assert in_text(Heun()) == "heun"
     assert in_text(Ddim(0.5, "large")) == "ddim(eta=0.5, added=large)"
     assert in_text(DpmSolver(sde=True)) == "dpm++(sde=true)"

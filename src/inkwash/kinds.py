@@ -15,12 +15,13 @@ import json
 import re
 import tomllib
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from importlib import import_module
 from operator import attrgetter
 from typing import Annotated, Any, get_args, get_origin
 
 _TRUST = "trust"
+_WORD = r"[A-Za-z][\w+-]*"
 
 
 class OneOf:
@@ -88,7 +89,7 @@ def from_text(annotation: Any, text: str, what: str) -> Any:
         if bracket and not inside.endswith(")"):
             raise ValueError("the bracket is not closed")
         # A bare word is a string, as in dpm++(variant=bh1).
-        words = re.sub(r"=\s*([A-Za-z][\w-]*)\s*(?=[,)])", _quoted, inside)
+        words = re.sub(rf"=\s*({_WORD})\s*(?=[,)}}])", _quoted, inside)
         settings = tomllib.loads(f"v = {{{words.removesuffix(')')}}}")["v"]
         return from_table(annotation, {"kind": kind, **settings}, trust=True)
     except ValueError as error:
@@ -106,14 +107,14 @@ def split_texts(text: str) -> list[str]:
 
 def in_text(component: Any) -> str:
     """A component as `from_text` reads it, with what differs from its defaults."""
-    table = to_table(component)
     settings = {
-        f.name: table[f.name]
+        f.name: getattr(component, f.name)
         for f in fields(component)
-        if f.name in table and f.name != "kind" and getattr(component, f.name) != f.default
+        if f.name != "kind" and getattr(component, f.name) not in (None, _default(f))
     }
-    inside = ", ".join(f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in settings.items())
-    return f"{table['kind']}({inside})" if inside else str(table["kind"])
+    inside = ", ".join(f"{name}={_toml(value)}" for name, value in settings.items())
+    kind = str(to_table(component)["kind"])
+    return f"{kind}({inside})" if inside else kind
 
 
 def kinds_of(annotation: Any) -> list[str]:
@@ -135,6 +136,22 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     return value
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
+def _toml(value: Any) -> str:
+    """A value as TOML writes it, but a word without quotation marks, and a component with nothing set as its kind."""
+    if is_dataclass(value) and not isinstance(value, type):
+        text = in_text(value)
+        return text if "(" not in text else _toml(to_table(value))
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name} = {_toml(inner)}" for name, inner in value.items()) + "}"
+    if isinstance(value, (tuple, list)):
+        return "[" + ", ".join(json.dumps(v) if isinstance(v, str) else _toml(v) for v in value) + "]"
+    return value if isinstance(value, str) and re.fullmatch(_WORD, value) else json.dumps(value)
 
 
 def _quoted(match: re.Match[str]) -> str:

@@ -63,7 +63,7 @@ def carry(c: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
 Factor = Tensor | float
 """What multiplies x [B, ...]: a number for all rows, or a tensor [B, 1, ...] of x's dtype and device.
 
-A number is cheaper, and is rounded to x's dtype as a tensor's entries are, so the product has the same bits.
+A number is cheaper. In float32 and float64 it is rounded as a tensor's entries are: the product has the same bits.
 """
 
 
