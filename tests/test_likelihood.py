@@ -22,10 +22,9 @@ from inkwash.likelihood import (
     Rk4Steps,
     angle,
     bits_per_dim,
-    decode,
     dequantised,
     discrete_bound,
-    encode,
+    flow_start,
     log_likelihood,
 )
 from inkwash.noise import Philox, Stream
@@ -45,30 +44,26 @@ def normal(x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
     return (-0.5 * ((x - mean) ** 2 / variance + (2 * math.pi * variance).log())).sum(1)
 
 
-def gaussian(path: Path, x: Tensor, smallest: float, end: float) -> tuple[Tensor, Tensor]:
-    """Exactly: ln p(x) of what the flow makes of the prior N(0, sigma²), and where it takes x (math.md, eq. 21)."""
+def gaussian(path: Path, x: Tensor, smallest: float, end: float) -> Tensor:
+    """Exactly: ln p(x) of what the flow makes of the prior N(0, sigma²) (math.md, eq. 21)."""
     a, s, *_ = numbers(path, end)
     before, after = LAM + smallest**2, a**2 * LAM + s**2
     latent = a * MU + (after / before).sqrt() * (x - MU)
     prior = normal(latent, torch.zeros(4), torch.full((4,), s**2, dtype=torch.float64))
-    return prior + 0.5 * (after / before).log().sum(), latent
+    return prior + 0.5 * (after / before).log().sum()
 
 
 @pytest.mark.parametrize(("path", "target"), PAIRS)
 def test_gaussian_data_on_every_path_with_every_target(path: str, target: str) -> None:
-    """The density is that of the prior pulled back, and the end that of the flow map, whence one comes back."""
+    """The density is that of the prior pulled back."""
     end, p = (1.0 if target != "eps" else 0.99), PATHS[path]  # eps says nothing of the data at alpha = 0
     m, table = model(p, TARGETS[target]), isinstance(p, Table)
     smallest, error = (0.3, 1e-2) if table else (0.05, 2e-6)  # a table's clock is slow: a short way, in few steps
     kept = {"solver": Rk4Steps(4, LogSnr(0.3, 3.0)) if table else TIGHT, "smallest": smallest, "end": end}
-    exact, latent = gaussian(p, X, smallest, end)
+    exact = gaussian(p, X, smallest, end)
     found = log_likelihood(m, p, X, Condition(), NOISE, trace=Exact(), **kept)
     assert found.dtype == torch.float64
     assert (found - exact).abs().max() < error
-    if target == "v":
-        there = encode(m, p, X, Condition(), **kept)
-        assert ((there - latent).abs() / latent.abs().mean()).max() < 10 * error
-        assert (decode(m, p, there, Condition(), **kept) - X).abs().max() < 10 * error
 
 
 def test_the_density_is_that_of_data_with_the_smallest_noise() -> None:
@@ -206,7 +201,7 @@ def test_the_order_of_fixed_steps(solver: Any, order: int, path: str) -> None:
     p = PATHS[path]
     grid = Even() if path == "linear" else Karras(0.2, 80.0, rho=3.0)  # which takes one step more, to the data
     m, errors = model(p, TARGETS["v"]), []
-    exact, _ = gaussian(p, X, 0.2, 0.9)
+    exact = gaussian(p, X, 0.2, 0.9)
     for steps in (24, 48, 96):
         how = solver(steps + (path == "ve"), grid)
         found = log_likelihood(m, p, X, Condition(), NOISE, solver=how, trace=Exact(), smallest=0.2, end=0.9)
@@ -223,35 +218,55 @@ def test_the_angles_of_a_grid() -> None:
         assert torch.equal(query.t, query.s)
         return Denoised(0 * query.x, 0 * query.x)
 
-    args = (ask, Linear(), X, Condition())
+    args = (ask, Linear(), X, Condition(), NOISE)
     solver = HeunSteps(4, Listed((0.9, 0.5, 0.2, 1e-5, 0)))
-    encode(*args, solver=solver, smallest=0.25)
+    log_likelihood(*args, solver=solver, smallest=0.25)
     assert asked == pytest.approx([0.2, 0.5, 0.5, 1.0], abs=1e-12)  # 0.25 is the ratio at 0.2; the grid begins at 1
     asked.clear()
-    decode(*args, solver=solver, smallest=0.01)
-    assert asked == pytest.approx([1, 0.5, 0.5, 0.2, 0.2, 1 / 101], abs=1e-12)
+    log_likelihood(*args, solver=solver, smallest=0.01)
+    assert asked == pytest.approx([1 / 101, 0.2, 0.2, 0.5, 0.5, 1], abs=1e-12)
     asked.clear()
-    decode(*args, solver=HeunSteps(2, Even()), smallest=0.01, end=0.5)
-    assert asked == pytest.approx([0.5, 0.25, 0.25, 1 / 101], abs=1e-12)
+    log_likelihood(*args, solver=HeunSteps(2, Even()), smallest=0.01, end=0.5)
+    assert asked == pytest.approx([1 / 101, 0.25, 0.25, 0.5], abs=1e-12)
     asked.clear()
-    log_likelihood(*args, NOISE, solver=Rk4Steps(1, Even()))
+    log_likelihood(*args, solver=Rk4Steps(1, Even()))
     low, high = math.atan(1e-3), math.pi / 2
     middle = math.tan((low + high) / 2)
     assert asked == pytest.approx([1 / 1001, *2 * [middle / (1 + middle)], 1], abs=1e-12)
     assert (Rk4Steps().steps, Rk4Steps().grid, HeunSteps().steps) == (32, Karras(), 32)
 
 
+@pytest.mark.parametrize("solver", [HeunSteps(6), Adaptive(0.1, 0.1)])
+def test_a_table_is_not_asked_below_its_first_entry(solver: Any) -> None:
+    """There the flow ends, and the density is of data with its noise; a larger `smallest` stands."""
+    p, asked = Table(), list[float]()
+    m = model(p, TARGETS["v"])
+
+    def ask(query: Query, cond: Condition) -> Denoised:
+        asked.append(float(query.t.min()))
+        return m(query, cond)
+
+    a, s, *_ = numbers(p, 1 / 1000)
+    assert (flow_start(p), flow_start(p, 0.3), flow_start(Linear())) == (pytest.approx(s / a), 0.3, 1e-3)
+    assert s / a == pytest.approx(0.01, rel=1e-3)
+    kept = {"solver": solver, "trace": Exact()}
+    found = log_likelihood(ask, p, X, Condition(), NOISE, **kept)
+    assert asked[0] == min(asked) == 1 / 1000
+    assert torch.equal(found, log_likelihood(m, p, X, Condition(), NOISE, smallest=s / a, **kept))
+    asked.clear()
+    log_likelihood(ask, p, X, Condition(), NOISE, smallest=0.02, **kept)
+    assert asked[0] == min(asked) == pytest.approx(float(p.time(torch.tensor(0.02))))
+
+
 def test_the_adaptive_solver_meets_its_tolerance() -> None:
-    """The tolerance is that of one step; errors of the first grow tenfold along the flow. The density's is its own."""
+    """The tolerance is that of one step, of the density per dimension."""
     p = PATHS["vp"]
     m = model(p, TARGETS["eps"])
-    exact, latent = gaussian(p, X, 0.02, 1.0)
+    exact = gaussian(p, X, 0.02, 1.0)
     for tolerance in (1e-3, 1e-5, 1e-7):
         kept = {"solver": Adaptive(tolerance, tolerance), "smallest": 0.02}
         found = log_likelihood(m, p, X, Condition(), NOISE, trace=Exact(), **kept)
         assert 0.1 * tolerance < float((found - exact).abs().max()) < 10 * tolerance
-        there = encode(m, p, X, Condition(), **kept)
-        assert tolerance < float((there - latent).abs().max()) < 100 * tolerance
     assert (Adaptive().rtol, Adaptive().atol) == (1e-4, 1e-4)
     default = log_likelihood(m, p, X, Condition(), NOISE, trace=Exact())
     chosen = log_likelihood(m, p, X, Condition(), NOISE, trace=Exact(), solver=Adaptive(), smallest=1e-3, end=1.0)
@@ -296,7 +311,6 @@ def test_gradients_stay_inside() -> None:
         found = log_likelihood(ask, Linear(), X, Condition(), NOISE, solver=HeunSteps(2), smallest=0.1)
     assert not found.requires_grad
     assert weight.grad is None
-    assert not encode(ask, Linear(), X, Condition(), solver=HeunSteps(2)).requires_grad
 
 
 def test_what_cannot_be_computed_is_refused() -> None:

@@ -28,6 +28,7 @@ from inkwash.paths import (
     Table,
     forward_variance,
     is_table,
+    least_ratio,
     posterior_variance,
     ratio,
 )
@@ -532,3 +533,12 @@ def test_impossible_betas_are_refused(betas: object, found: str) -> None:
 def test_schedules_refuse_what_makes_no_betas(schedule: Any, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         schedule(**settings)
+
+
+def test_the_least_ratio_is_that_of_the_first_time() -> None:
+    """sqrt(beta_1/(1 - beta_1)) on a table, whatever its end; 0 on every path without entries."""
+    assert least_ratio(Table((0.2, 0.3))) == pytest.approx(0.5, rel=1e-14)
+    assert (
+        least_ratio(Table()) == least_ratio(Table(zero_snr=True)) == pytest.approx(math.sqrt(1e-4 / 0.9999), rel=1e-9)
+    )
+    assert {least_ratio(p) for p in CONTINUOUS.values()} == {0.0}

@@ -126,3 +126,18 @@ def test_adaptive_runge_kutta_takes_each_rows_own_steps() -> None:
     assert len(asked) % 6 == 2  # six a step, the first of all, and the last step's
     final = numbers(path, float(asked[-1][0]))
     assert final[1] / final[0] == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(
+    ("path", "last", "expected"), [("table", 0.002, 0.0100005), ("table", 0.05, 0.05), ("ve", 0.002, 0.002)]
+)
+def test_adaptive_runge_kutta_ends_where_the_path_begins(path: str, last: float, expected: float) -> None:
+    """A table is not asked below its first entry, whose ratio is 0.01; on other paths `last` stands."""
+    asked: list[float] = []
+    times = torch.tensor([[1.0], [0.0]], dtype=torch.float64)
+    sampler, x = RungeKutta(0.1, 0.1, last), torch.full((1, 4), 0.7, dtype=torch.float64)
+    coroutine = sampler(PATHS[path], x, times, Philox(0, torch.arange(1)))
+    drive(coroutine, model(PATHS[path], TARGETS["v"]), Condition(), lambda q, _: asked.append(float(q.t)))
+    final = numbers(PATHS[path], asked[-1])
+    assert final[1] / final[0] == pytest.approx(expected, rel=1e-6)
+    assert asked[-1] == pytest.approx(min(asked), rel=1e-12)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from inkwash.kinds import OneOf
-from inkwash.paths import Table, ratio
+from inkwash.paths import Table, least_ratio, ratio
 from inkwash.types import Component, Path
 
 
@@ -188,9 +188,8 @@ class _OfRatios(Component):
     def _bent(self, path: Path, steps: int, start: float, power: float | None) -> Tensor:
         """Times whose ratio^power is even between the ends (None: whose logarithm is), and then 0."""
         _ask(steps, start)
-        first = path.snap(torch.zeros(1, dtype=torch.float64))  # of a table's entries
-        begin, end = ratio(path(torch.cat([first, torch.tensor([start], dtype=torch.float64)]))).tolist()
-        low, high = max(self.low, begin), min(self.high, end)
+        end = float(ratio(path(torch.tensor([start], dtype=torch.float64))))
+        low, high = max(self.low, least_ratio(path)), min(self.high, end)
         if low >= high:
             raise ValueError(
                 f"At start = {start:g} sigma/alpha is {end:.4g}, which is not above the lowest, {low:.4g}. "

@@ -24,7 +24,7 @@ from inkwash.bound import Variance, decoder_term, prior_term, step_term
 from inkwash.grids import AnyGrid, Karras, spread
 from inkwash.kinds import OneOf
 from inkwash.noise import Stream
-from inkwash.paths import forward_variance
+from inkwash.paths import forward_variance, least_ratio
 from inkwash.types import Coeffs, Component, Condition, Denoiser, Noise, Path, Query, like
 
 SMALLEST_RATIO = 1e-3
@@ -32,6 +32,7 @@ SMALLEST_RATIO = 1e-3
 
 What is found is the density of data with that much noise added, which is that of the model that stops there. Data whose
 density varies on scales r >> 1e-3 has the same to about (1e-3/r)²/2 a dimension; much smaller ratios cost more steps.
+On a table the flow ends at the first entry, where the ratio is usually 0.01: below it no network was asked.
 """
 
 MOST_EXACT = 64
@@ -80,9 +81,9 @@ AnyTrace = Annotated[Exact | Hutchinson, OneOf()]
 
 
 class Solver(Protocol):
-    """Integrates from one angle to another: see `ode`. A frozen dataclass."""
+    """Integrates from the angle `low` to `high`: see `ode`. A frozen dataclass."""
 
-    def __call__(self, state: ode.State, path: Path, start: float, stop: float) -> ode.Solving:
+    def __call__(self, state: ode.State, path: Path, low: float, high: float) -> ode.Solving:
         """A coroutine that yields angles [B] and states."""
         ...
 
@@ -97,15 +98,13 @@ class _Steps(Component):
         if self.steps < 1:
             raise ValueError(f"A solver needs at least 1 step, not {self.steps}.")
 
-    def __call__(self, state: ode.State, path: Path, start: float, stop: float) -> ode.Solving:
+    def __call__(self, state: ode.State, path: Path, low: float, high: float) -> ode.Solving:
         """A coroutine that yields angles [B] and states."""
-        low, high = sorted((start, stop))
         begin = float(path.time(torch.tensor(math.tan(high), dtype=torch.float64)).clamp(max=1.0))
         angles = angle(path, self.grid(path, self.steps, begin)).clamp(low, high)
         angles[0], angles[-1] = high, low
         angles = angles[torch.cat([angles.diff() < 0, torch.ones(1, dtype=torch.bool)])]  # no steps of length 0
-        angles = angles.flip(0) if start < stop else angles
-        return ode.fixed(self.tableau, state, spread(angles, len(state[0])))
+        return ode.fixed(self.tableau, state, spread(angles.flip(0), len(state[0])))
 
 
 @dataclass(frozen=True)
@@ -141,9 +140,9 @@ class Adaptive(Component):
                 f"rtol = {self.rtol} must be 0 or more and atol = {self.atol} more than 0. The usual ones are 1e-4."
             )
 
-    def __call__(self, state: ode.State, path: Path, start: float, stop: float) -> ode.Solving:
+    def __call__(self, state: ode.State, path: Path, low: float, high: float) -> ode.Solving:
         """A coroutine that yields angles [B] and states."""
-        ends = torch.tensor([[start], [stop]], dtype=torch.float64).expand(2, len(state[0]))
+        ends = torch.tensor([[low], [high]], dtype=torch.float64).expand(2, len(state[0]))
         return ode.adaptive(ode.DORMAND_PRINCE, state, ends[0], ends[1], self.rtol, self.atol)
 
 
@@ -165,12 +164,12 @@ def log_likelihood(
 ) -> Tensor:
     """ln p(x) of each row of x [B, ...] under the probability flow, in nats: [B] float64 on the host (eq. 39-40).
 
-    The prior is N(0, sigma²) at the time `end`, as for sampling. p is the density of x0 + smallest·eps: the flow ends
-    there, at the angle phi, and y = cos(phi)·x. noise: of the probes, which stay as they are along the whole flow.
+    The prior is N(0, sigma²) at the time `end`, as for sampling. p is the density of x0 + r·eps, r = `flow_start`: the
+    flow ends there, at the angle phi, and y = cos(phi)·x. noise: of the probes, which stay the same along the flow.
     solver: `Adaptive()` by default; trace: `Hutchinson()` by default. Raises ValueError for a `smallest` that is not
     between 0 and the ratio at `end`, and where the solver or the trace does.
     """
-    low, high, _ = _ends(path, smallest, end)
+    low, high = _ends(path, smallest, end)
     probes = (trace or Hutchinson())(x, noise)
     field_ = _Field(denoiser, path, cond)
     dims = math.prod(x.shape[1:])
@@ -186,38 +185,9 @@ def log_likelihood(
     return prior + dims * (risen + math.log(math.cos(low)))
 
 
-def encode(
-    denoiser: Denoiser,
-    path: Path,
-    x: Tensor,
-    cond: Condition,
-    *,
-    solver: Solver | None = None,
-    smallest: float = SMALLEST_RATIO,
-    end: float = 1.0,
-) -> Tensor:
-    """Where the flow takes data x [B, ...]: the noisy x at the time `end`, from which `decode` comes back."""
-    low, high, scale = _ends(path, smallest, end)
-    field_ = _Field(denoiser, path, cond)
-    (y,) = _solve((solver or Adaptive())((x * math.cos(low),), path, low, high), lambda phi, s: (field_(phi, s[0]),))
-    return y * scale
-
-
-def decode(
-    denoiser: Denoiser,
-    path: Path,
-    x: Tensor,
-    cond: Condition,
-    *,
-    solver: Solver | None = None,
-    smallest: float = SMALLEST_RATIO,
-    end: float = 1.0,
-) -> Tensor:
-    """Where the flow takes the noisy x [B, ...] of the time `end`: data, the inverse of `encode`."""
-    low, high, scale = _ends(path, smallest, end)
-    field_ = _Field(denoiser, path, cond)
-    (y,) = _solve((solver or Adaptive())((x / scale,), path, high, low), lambda phi, s: (field_(phi, s[0]),))
-    return y / math.cos(low)
+def flow_start(path: Path, smallest: float = SMALLEST_RATIO) -> float:
+    """The ratio sigma/alpha where `log_likelihood` starts: `smallest`, or a table's first entry's if that is more."""
+    return max(smallest, least_ratio(path))
 
 
 class BoundTerms(NamedTuple):
@@ -333,16 +303,15 @@ def _with_divergence(field_: _Field, phi: Tensor, y: Tensor, probes: Tensor) -> 
     return velocity.detach(), total
 
 
-def _ends(path: Path, smallest: float, end: float) -> tuple[float, float, float]:
-    """The angles near the data and at `end`, and sqrt(alpha² + sigma²) there."""
-    c = path(torch.tensor(end, dtype=torch.float64))
-    low, high = math.atan(smallest), math.atan2(float(c.sigma), float(c.alpha))
-    if not 0 < low < high:
+def _ends(path: Path, smallest: float, end: float) -> tuple[float, float]:
+    """The angles near the data and at `end`."""
+    low, high = math.atan(flow_start(path, smallest)), float(angle(path, torch.tensor(end, dtype=torch.float64)))
+    if not (smallest > 0 and low < high):
         raise ValueError(
             f"smallest = {smallest:g} must be more than 0 and below the noise-to-signal ratio at t = {end:g}, "
             f"{math.tan(high):g}. The usual one is {SMALLEST_RATIO:g}."
         )
-    return low, high, math.hypot(float(c.alpha), float(c.sigma))
+    return low, high
 
 
 def _solve(solving: ode.Solving, rise: Callable[[Tensor, ode.State], ode.State]) -> ode.State:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from inkwash.types import Coeffs
+from inkwash.types import Coeffs, Path
 
 
 def ratio(c: Coeffs) -> Tensor:
     """The noise-to-signal ratio sigma/alpha, infinite at alpha = 0: what `Path.time` inverts."""
     return c.sigma / c.alpha
+
+
+def least_ratio(path: Path) -> float:
+    """sigma/alpha at the first time the path is trained at: 0 in continuous time, a table's first entry's (about 0.01).
+
+    Below it a table's network was never asked.
+    """
+    return float(ratio(path(path.snap(torch.zeros(1, dtype=torch.float64)))))
 
 
 def posterior_variance(now: Coeffs, nxt: Coeffs) -> Tensor:

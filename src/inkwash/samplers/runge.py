@@ -12,8 +12,8 @@ from torch import Tensor
 
 from inkwash.noise import Stream
 from inkwash.ode import DORMAND_PRINCE, adaptive
-from inkwash.paths import forward_variance
-from inkwash.samplers.steps import Asking, falling, held, rows, slopes, standing, velocities, walk
+from inkwash.paths import forward_variance, least_ratio
+from inkwash.samplers.steps import Asking, alike, along, falling, held, rows, slopes, standing, velocities, walk
 from inkwash.types import Coeffs, Component, Factor, Noise, Path, Query, like
 
 
@@ -40,7 +40,9 @@ class Heun(Component):
     A step to sigma = 0 is Euler's (Karras et al. 2022, algorithm 1): there is no noise left to see at its end.
     churn: before each of the N steps that start at a noise-to-signal ratio r = sigma/alpha within
     [churn_min, churn_max], the noise is raised to r·(1 + min(churn/N, sqrt(2) - 1)) by fresh noise of deviation
-    `churn_noise` (their algorithm 2, with S_churn, S_min, S_max, S_noise; None is no limit). On `VE` it is theirs.
+    `churn_noise` (their algorithm 2, with S_churn, S_min, S_max, S_noise; None is no limit). On `VE` it is theirs. On a
+    grid that starts below t = 1 it is never raised above the first time: a model trained on another path may have seen
+    no more (`Along`).
     Raises ValueError where alpha' or sigma' is infinite at a time it is asked for.
     """
 
@@ -63,14 +65,13 @@ class Heun(Component):
         """Start sampling."""
         if self.churn > 0:
             falling(times, self)
-        starts = self._starts(path, times)
-        nxt = path(times[1:])
-        ends = nxt.sigma == 0
+        starts = self._starts(path, alike(times)).expand_as(times[1:])
+        ends = along(path, times[1:]).sigma == 0
         first = slopes(path, starts, times[1:] != times[:-1])
         second = slopes(path, times[1:], ~ends)
         begin, end = velocities(first, x), velocities(second, x)
         step, half = rows(times[1:] - starts, x), rows((times[1:] - starts) / 2, x)
-        carry, spread = self._noising(path(times[:-1]), first, x)
+        carry, spread = self._noising(along(path, times[:-1]), first, x)
         raised = (starts != times[:-1]).any(1).tolist()
         arrived, all_arrived = like(ends, x).bool().unbind(), ends.all(1).tolist()
         still = standing(times)
@@ -95,7 +96,10 @@ class Heun(Component):
         more = (self.churn / moving.sum(0).double()).clamp(max=math.sqrt(2) - 1)
         within = (ratio >= self.churn_min) & (ratio <= (math.inf if self.churn_max is None else self.churn_max))
         within &= ratio.isfinite() & moving  # where all is noise already, none can be added
-        return torch.where(within, path.time(ratio * (1 + more)), times[:-1]) if self.churn > 0 else times[:-1]
+        if self.churn == 0:
+            return times[:-1]
+        top = torch.where(times[0] < 1, times[0], math.inf)
+        return torch.where(within, path.time(ratio * (1 + more)).minimum(top), times[:-1])
 
     def _noising(self, before: Coeffs, after: Coeffs, x: Tensor) -> tuple[Sequence[Factor], Sequence[Factor]]:
         """The factors of x and of fresh noise that take it from its time to the start of the step."""
@@ -111,8 +115,8 @@ class RungeKutta(Component):
     It integrates y = x/sqrt(alpha² + sigma²) in the angle phi = atan2(sigma, alpha), where dy/dphi =
     -sin(phi)·x0 + cos(phi)·eps is finite on every path. Of a grid only the two ends count. rtol, atol: a step's error
     is kept below atol + rtol·|y| in the root mean square; last: where a grid ends at sigma = 0, the noise-to-signal
-    ratio from which the last, single step (DDIM's) is made. Raises ValueError for tolerances that are not positive,
-    and where steps shrink to nothing.
+    ratio from which the last, single step (DDIM's) is made, or on a table the first entry's where that is more. Raises
+    ValueError for tolerances that are not positive, and where steps shrink to nothing.
     """
 
     rtol: float = 1e-3
@@ -130,7 +134,7 @@ class RungeKutta(Component):
     def __call__(self, path: Path, x: Tensor, times: Tensor, noise: Noise) -> Asking:
         """Start sampling."""
         begin, final = path(times[0]), path(times[-1])
-        clean = torch.tensor(math.atan(self.last), dtype=torch.float64)
+        clean = torch.tensor(math.atan(max(self.last, least_ratio(path))), dtype=torch.float64)
         start, goal = torch.atan2(begin.sigma, begin.alpha), torch.atan2(final.sigma, final.alpha)
         stop = torch.where(goal > 0, goal, clean.minimum(start))
         asking = adaptive(DORMAND_PRINCE, (x / like(_size(begin), x),), start, stop, self.rtol, self.atol)
