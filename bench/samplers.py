@@ -1,11 +1,10 @@
 """What a step costs besides the network: microseconds, ours and diffusers', in one alternating run.
 
-    python bench/samplers.py
+    python bench/samplers.py [--batch 1] [--rounds 15]
 
 The network is a stub that returns its input, so all that is timed is the rest: the driver, the denoiser around the
-network, the solver. Two lengths of run are timed and the difference divided by the difference in steps: what is done
-once a run (the start of the grid's preparation, noise, decoding) is shown apart. Preparing the coefficients of a step,
-which we do for the whole grid at once, is counted.
+network, the solver. Two lengths of run are timed, in the processor's own time, and the difference divided by the
+difference in steps. What is left is done once a run: preparing the grid's coefficients, noise, decoding.
 """
 
 from __future__ import annotations
@@ -59,10 +58,10 @@ class TheirStub(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
 
 def ours(sampler: Any, batch: int) -> Callable[[int], None]:
-    """Our whole pipeline on the stub, DDPM's table of 1000 steps, no clipping."""
+    """Our whole pipeline as it comes, on the stub: DDPM's table of 1000 steps, no clipping."""
     config = inkwash.Config(SHAPE, inkwash.UNet("tiny"), inkwash.Table(), inkwash.Eps(), Indexed(1000), Pixels())
     model = inkwash.Model(Stub(), config.path, config.target, config.inputs)
-    pipe = Pipeline(config, model, torch.device("cpu"), batch)
+    pipe = Pipeline(config, model, torch.device("cpu"))
     return lambda steps: void(pipe(batch, sampler=sampler, steps=steps, batch_size=batch))
 
 

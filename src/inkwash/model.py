@@ -157,13 +157,13 @@ class Model:
         return inverse(c, self.target(c)), self.inputs.scale(c), self.inputs.clock(t, c)
 
     def answer(self, known: Known, query: Query, cond: Condition) -> Denoised:
-        """As a call, where the times are known already: for each row [B] of the query, or one [1] for all."""
+        """As a call, where the times are known already."""
         if query.s is not query.t and not torch.equal(query.s, query.t):
             raise ValueError(
                 "This model knows the velocity at a time, not the mean velocity between two: it cannot answer a jump "
                 "from t to s. Use a sampler for ordinary models (ddim, dpm++, heun)."
             )
-        y, var_mix = self._run(query.x, known.scale, known.clock.expand(query.x.shape[0]), cond)
+        y, var_mix = self._run(query.x, known.scale, known.clock, cond)
         return estimates(known.factors, query.x, y, var_mix)
 
     def __call__(self, query: Query, cond: Condition) -> Denoised:
@@ -200,10 +200,15 @@ class Prepared:
         self.place = {t: i for i, t in enumerate(times.tolist())}
         self.factors, self.scale, clock = model._looked_up(times)
         self.clock = carry(clock, x.device, torch.float32)
-        self.known = [
-            Known(f, s, c)
-            for f, s, c in zip(self.factors.T.tolist(), self.scale.tolist(), self.clock.unbind(), strict=True)
-        ]
+        self.known: dict[int, list[Known]] = {}
+
+    def _known(self, rows: int) -> list[Known]:
+        """What is known of every time, for queries of so many rows at one and the same time."""
+        if rows not in self.known:
+            clocks = self.clock[:, None].expand(-1, rows).unbind()
+            numbers = zip(self.factors.T.tolist(), self.scale.tolist(), clocks, strict=True)
+            self.known[rows] = [Known(*n) for n in numbers]
+        return self.known[rows]
 
     def __call__(self, query: Query, cond: Condition) -> Denoised:
         """Estimate data and noise in query.x; at times that are not of the grid, as the model does."""
@@ -212,7 +217,7 @@ class Prepared:
         if first is None or None in places:
             return self.model(query, cond)
         if places.count(first) == len(places):
-            return self.model.answer(self.known[first], query, cond)
+            return self.model.answer(self._known(len(places))[first], query, cond)
         rows = torch.tensor(places)
         factors, clock = like(self.factors[:, rows], query.x).unbind(), self.clock[rows.to(self.clock.device)]
         return self.model.answer(Known(factors, like(self.scale[rows], query.x), clock), query, cond)
