@@ -16,9 +16,12 @@ import torch
 from torch import Tensor
 
 from inkwash.noise import Stream
-from inkwash.samplers.multistep import corrections, pasts, remembering, used
-from inkwash.samplers.steps import Asking, ends, falling, rows, walk
+from inkwash.samplers.multistep import at, corrections, moving, pasts, remembered, remembering, used
+from inkwash.samplers.steps import Asking, ends, falling, held, rows, standing, walk
 from inkwash.types import Component, Denoised, Noise, Path
+
+Carried = Callable[[int, Tensor, Denoised], Tensor]
+"""What a step, by its number, takes along of x."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +43,15 @@ class DpmSolver(Component):
         """Start sampling."""
         if self.sde:
             falling(times, self)
-        step = _Step.along(path, times, 2 if self.sde else 1)
+        own, number = moving(times, self)
+        step = _Step.along(path, own, 2 if self.sde else 1)
         nodes = pasts(step.start, self.order)
         moments = step.moments(nodes)
         if self.order == 2:
             moments[0] = step.length * step.total / 2  # as published: the first moment to first order in h
-        weights = step.weighted(corrections(nodes, moments, used(times, self.order)))
-        carried, spread, random = step.carried(x), rows(step.spread, x), (step.spread > 0).any(1).tolist()
+        weights = at(number, step.weighted(corrections(nodes, moments, used(own, self.order))))
+        added = at(number, step.spread)
+        carried, spread, random = step.carried(x, number), rows(added, x), (added > 0).any(1).tolist()
 
         def base(i: int, x: Tensor, pred: Denoised) -> tuple[Tensor, Tensor]:
             x = carried(i, x, pred)
@@ -70,7 +75,8 @@ class UniPC(Component):
 
     def __call__(self, path: Path, x: Tensor, times: Tensor, noise: Noise) -> Asking:
         """Start sampling."""
-        step, count = _Step.along(path, times, 1), used(times, self.order)
+        own, number = moving(times, self)
+        step, count = _Step.along(path, own, 1), used(own, self.order)
         simple = step.length * (step.length if self.variant == "bh1" else step.total) / 2
         old = pasts(step.start, self.order)
         ahead = [old[0], step.start + step.length, *old[1:]]  # the corrector knows the answer at the step's end, too
@@ -80,23 +86,23 @@ class UniPC(Component):
         correctable = (step.length.isfinite() & (step.length != 0))[:, None]
         predict = step.weighted(corrections(old, predicting, count))
         correct = step.weighted(torch.where(correctable, corrections(ahead, correcting, count + 1), 0.0))
-        return self._walk(x, times, step, predict, correct)
+        # At the start of a step the one before it is corrected; before the first there is none.
+        correct = torch.cat([torch.zeros_like(correct[:1]), correct[:-1]])
+        return self._walk(x, times, step.carried(x, number), at(number, predict), at(number, correct))
 
-    def _walk(self, x: Tensor, times: Tensor, step: _Step, predict: Tensor, correct: Tensor) -> Asking:
-        carried = step.carried(x)
+    def _walk(self, x: Tensor, times: Tensor, carried: Carried, predict: Tensor, correct: Tensor) -> Asking:
         p, c = [rows(w, x) for w in predict.unbind(1)], [rows(w, x) for w in correct.unbind(1)]
-        history: list[Tensor] = []
-        base = x
+        history, base, still = list[Tensor](), x, standing(times)
 
         def advance(i: int, x: Tensor, pred: Denoised) -> Tensor:
-            nonlocal base
+            nonlocal base, history
             if i > 0:
                 x = base
                 for w, f in zip(c, [history[0], pred.x0, *history[1:]], strict=False):
-                    x = x + w[i - 1] * f
-            history.insert(0, pred.x0)
-            del history[self.order :]
-            x = base = carried(i, x, pred)
+                    x = x + w[i] * f
+            history = remembered(still[i], history, pred.x0, self.order)
+            x = carried(i, x, pred)
+            base = held(still[i], base, x)
             for w, f in zip(p, history, strict=False):
                 x = x + w[i] * f
             return x
@@ -137,10 +143,11 @@ class _Step:
         fresh = torch.where(clean, nxt.sigma, 0.0)
         return cls(level[:-1], h, nxt.alpha, carry, data, fresh, spread, total, speed)
 
-    def carried(self, x: Tensor) -> Callable[[int, Tensor, Denoised], Tensor]:
+    def carried(self, x: Tensor, number: Tensor | None) -> Carried:
         """What a step keeps of x, and where it leaves clean data, the noise it takes up."""
-        carry, fresh = rows(self.carry, x), rows(self.fresh, x)
-        leaves = (self.fresh > 0).any(1).tolist()
+        taken = at(number, self.fresh)
+        carry, fresh = rows(at(number, self.carry), x), rows(taken, x)
+        leaves = (taken > 0).any(1).tolist()
         return lambda i, x, pred: carry[i] * x + fresh[i] * pred.eps if leaves[i] else carry[i] * x
 
     def weighted(self, corrections: Tensor) -> Tensor:

@@ -5,6 +5,9 @@ integrates it exactly against the kernel of its own variable (math.md, eq. 28-30
 gives the one-step method, and every further divided difference a correction; `corrections` turns those into weights of
 the answers. At step i of N the method uses min(order, i + 1, N - i) answers: it starts with what there is, and ends,
 whatever the grid, with its one-step method, which alone is defined on the way to sigma = 0.
+
+Steps are a row's own, those in which it moves: the weights are made for its grid without pauses (`moving`), and a row
+that stands still remembers what it did before.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from inkwash.samplers.steps import Asking, ends, rows, slopes, velocities, walk
+from inkwash.samplers.steps import Asking, ends, held, rows, slopes, standing, velocities, walk
 from inkwash.types import Coeffs, Component, Denoised, Noise, Path
 
 
@@ -34,9 +37,10 @@ class Adams(Component):
     def __call__(self, path: Path, x: Tensor, times: Tensor, noise: Noise) -> Asking:
         """Start sampling."""
         slope = velocities(slopes(path, times[:-1], times[1:] != times[:-1]), x)
-        weights = corrections(pasts(times[:-1], self.order), adams_moments(times), used(times, self.order))
-        weights[:, 0] += times.diff(dim=0)
-        return remembering(x, times, weights, lambda i, x, pred: (x, slope(i, pred)))
+        own, number = moving(times, self)
+        weights = corrections(pasts(own[:-1], self.order), adams_moments(own), used(own, self.order))
+        weights[:, 0] += own.diff(dim=0)
+        return remembering(x, times, at(number, weights), lambda i, x, pred: (x, slope(i, pred)))
 
 
 @dataclass(frozen=True)
@@ -51,10 +55,11 @@ class Deis(Component):
 
     def __call__(self, path: Path, x: Tensor, times: Tensor, noise: Noise) -> Asking:
         """Start sampling."""
-        grid, _, nxt = ends(path, times)
+        own, number = moving(times, self)
+        grid, _, nxt = ends(path, own)
         ratio = grid.sigma / grid.alpha
-        weights = corrections(pasts(ratio[:-1], self.order), adams_moments(ratio), used(times, self.order))
-        return _beyond_ddim(x, times, nxt, nxt.alpha[:, None] * weights)
+        weights = corrections(pasts(ratio[:-1], self.order), adams_moments(ratio), used(own, self.order))
+        return _beyond_ddim(x, times, nxt, nxt.alpha[:, None] * weights, number)
 
 
 @dataclass(frozen=True)
@@ -69,27 +74,57 @@ class Ipndm(Component):
 
     def __call__(self, path: Path, x: Tensor, times: Tensor, noise: Noise) -> Asking:
         """Start sampling."""
-        grid, _, nxt = ends(path, times)
+        own, number = moving(times, self)
+        grid, _, nxt = ends(path, own)
         even = -torch.arange(len(times), dtype=torch.float64)[:, None].expand_as(times)
-        weights = corrections(pasts(even[:-1], self.order), adams_moments(even), used(times, self.order))
+        weights = corrections(pasts(even[:-1], self.order), adams_moments(even), used(own, self.order))
         span = -(grid.sigma / grid.alpha).diff(dim=0)
         # Before the first correction the span may be infinite, and there its weights are 0.
         weights = torch.where(weights == 0, 0.0, (nxt.alpha * span)[:, None] * weights)
-        return _beyond_ddim(x, times, nxt, weights)
+        return _beyond_ddim(x, times, nxt, weights, number)
 
 
-def _beyond_ddim(x: Tensor, times: Tensor, nxt: Coeffs, weights: Tensor) -> Asking:
+def _beyond_ddim(x: Tensor, times: Tensor, nxt: Coeffs, weights: Tensor, number: Tensor | None) -> Asking:
     """DDIM's steps, and the weighted memories of eps on top."""
     weights[:, 0] += nxt.sigma
-    alpha = rows(nxt.alpha, x)
-    return remembering(x, times, weights, lambda i, x, pred: (alpha[i] * pred.x0, pred.eps))
+    alpha = rows(at(number, nxt.alpha), x)
+    return remembering(x, times, at(number, weights), lambda i, x, pred: (alpha[i] * pred.x0, pred.eps))
 
 
-def used(times: Tensor, order: int) -> Tensor:
-    """How many answers each step [N, B] uses: min(order, steps taken + 1, steps left), counting those that move."""
-    moves = (times[1:] != times[:-1]).long()
-    taken = moves.cumsum(0) - moves
-    left = moves.flip(0).cumsum(0).flip(0)
+def moving(times: Tensor, who: object) -> tuple[Tensor, Tensor | None]:
+    """Every row's own grid, without its pauses and filled up at its end, and the number there of each step [N, B].
+
+    The number of a step in which a row stands still is that of its next. None where every row moves in every step.
+    Raises ValueError where a row turns: a polynomial through its answers would have two at one time.
+    """
+    change = times.diff(dim=0)
+    if bool(((change > 0).any(dim=0) & (change < 0).any(dim=0)).any()):
+        raise ValueError(
+            f"{who} remembers its answers from step to step and cannot follow times that turn, up and down in one "
+            "grid. Use one without a memory (ddim, heun), Resampled, or a run for every stretch."
+        )
+    moves = change != 0
+    if bool(moves.all()):
+        return times, None
+    number = moves.long().cumsum(0)
+    own = times[-1:].repeat(len(times), 1)
+    # Steps that do not move write the same time as the move before them.
+    own.scatter_(0, torch.cat([torch.zeros_like(number[:1]), number]), times)
+    return own, number - moves.long()
+
+
+def at(number: Tensor | None, c: Tensor) -> Tensor:
+    """What belongs to the own steps of rows, c [N, ..., B], at the steps of the batch that `moving` numbers."""
+    if number is None:
+        return c
+    index = number.reshape(len(c), *[1] * (c.dim() - 2), -1)
+    return c.gather(0, index.expand_as(c))
+
+
+def used(own: Tensor, order: int) -> Tensor:
+    """How many answers each step [N, B] of a grid without pauses uses: min(order, steps taken + 1, steps left)."""
+    left = (own[1:] != own[:-1]).long().flip(0).cumsum(0).flip(0)
+    taken = torch.arange(len(left))[:, None]
     return torch.minimum(taken + 1, left).clamp(max=order)
 
 
@@ -139,14 +174,20 @@ def remembering(
     """Walk to x + sum_j weights_j·f_j: `base` gives that x and what is to be remembered of an answer, f_0."""
     factors = [rows(w, x) for w in weights.unbind(1)]
     reach = (weights != 0).any(2).long().cumsum(1).argmax(1).add(1).tolist()  # up to the last that is not 0
-    history: list[Tensor] = []
+    history, still = list[Tensor](), standing(times)
 
     def step(i: int, x: Tensor, pred: Denoised) -> Tensor:
+        nonlocal history
         x, newest = base(i, x, pred)
-        history.insert(0, newest)
-        del history[len(factors) :]
+        history = remembered(still[i], history, newest, len(factors))
         for factor, f in zip(factors[: reach[i]], history, strict=False):
             x = x + factor[i] * f
         return x
 
     return walk(x, times, step)
+
+
+def remembered(still: Tensor | None, history: list[Tensor], newest: Tensor, most: int) -> list[Tensor]:
+    """The answers from the newest on, `most` of them; rows that stand still keep theirs."""
+    longer = [newest, *history][:most]
+    return [held(still, old, new) for old, new in zip(history, longer, strict=False)] + longer[len(history) :]
