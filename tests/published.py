@@ -96,7 +96,10 @@ def euler(m: Any, path: Path, times: list[float], x: Array, denoise: Denoise, z:
 
 
 def edm(m: Any, path: Path, times: list[float], x: Array, denoise: Denoise, z: Drawn) -> Array:
-    """Karras et al. 2022, algorithm 2, the noise added in units of x/alpha; the slopes are the path's, in t."""
+    """Karras et al. 2022, algorithm 2, the noise added in units of x/alpha; the slopes are the path's, in t.
+
+    Theirs starts at the most noise there is, and may exceed it. A grid that starts below is not left: our own rule.
+    """
     N = len(times) - 1
     for i, (t, s) in enumerate(pairwise(times)):
         r, gamma = ratio(path, t), 0.0
@@ -104,7 +107,7 @@ def edm(m: Any, path: Path, times: list[float], x: Array, denoise: Denoise, z: D
             gamma = min(m.churn / N, math.sqrt(2) - 1)
         t_hat = t
         if gamma > 0:
-            t_hat = find(path, r + gamma * r)
+            t_hat = find(path, r + gamma * r) if times[0] == 1 else min(find(path, r + gamma * r), times[0])
             (a, *_), (a_hat, *_), r_hat = numbers(path, t), numbers(path, t_hat), ratio(path, t_hat)
             x = a_hat * (x / a + math.sqrt(r_hat**2 - r**2) * m.churn_noise * z(i))
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pytest
 import torch
 from torch import Tensor
 
-from affine import EVERY, MIX, SAMPLERS, STOCHASTIC
+from affine import DETERMINISTIC, EVERY, MIX, SAMPLERS, STOCHASTIC
 from gaussian import LAM, MU, PATHS, model
 from inkwash.drive import drive
+from inkwash.guidance import Along, highest
 from inkwash.noise import Philox, Stream
+from inkwash.paths import VP, Linear, SigmoidSchedule
 from inkwash.samplers import Adams, Euler, Heun
+from inkwash.samplers.steps import ends, slopes
 from inkwash.targets import V
 from inkwash.types import Condition, Denoised, Noise, Path, Query, Sampler
 
@@ -67,6 +71,8 @@ class Late:
         return self.noise(like, step + self.skip, stream)
 
 
+SILENT = Philox(0, torch.arange(2))  # of which no deterministic sampler takes any
+
 GRIDS = [  # each row's own; of different lengths, some end at the data
     [0.95, 0.5, 0.4, 0.3, 0.2, 0.0],
     [0.8, 0.7, 0.6, 0.5],
@@ -97,6 +103,76 @@ def test_rows_of_a_batch_may_be_on_different_grids(name: str, path: str, where: 
         late = Late(Philox(1, noise.index[i : i + 1]), pads[i] if where == "start" else 0)
         alone = sampled(sampler, p, x[i : i + 1], torch.tensor(own, dtype=torch.float64)[:, None], late, [])  # type: ignore[arg-type]
         assert torch.equal(alone[0], whole[i])
+
+
+@dataclass
+class Picked:
+    """Another's noise of these steps, in this order."""
+
+    noise: Noise
+    steps: list[int]
+
+    def __call__(self, like: Tensor, step: int, stream: int) -> Tensor:
+        return self.noise(like, self.steps[step], stream)
+
+
+PAUSED = [  # every row pauses at other places, for other times: none, one, two, at both ends
+    [0.95, 0.8, 0.7, 0.6, 0.55, 0.5, 0.3, 0.2, 0.1, 0.05],
+    [0.9, 0.7, 0.5, 0.5, 0.3, 0.3, 0.3, 0.2, 0.1, 0.0],
+    [0.9, 0.9, 0.7, 0.5, 0.5, 0.5, 0.3, 0.1, 0.0, 0.0],
+    [0.97, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6, 0.4, 0.22],
+]
+
+
+@pytest.mark.parametrize("rows", [[0, 1, 2, 3], [1, 1], [2]], ids=str)
+@pytest.mark.parametrize(("name", "path"), [*((n, "linear") for n in EVERY), *((n, "vp") for n in SAMPLERS)])
+def test_a_row_may_pause(name: str, path: str, rows: list[int]) -> None:
+    """It goes on as if nothing had been: with what it remembers from before, and the noise of the batch's steps."""
+    sampler, p = EVERY[name], PATHS[path]
+    dtype = torch.float32 if path == "vp" else torch.float64
+    index = torch.tensor([5, 0, 900, 7])[: len(rows)]
+    x = Philox(1, index)(torch.empty(len(rows), 4, dtype=dtype), 0, Stream.EPS)
+    times = torch.tensor([PAUSED[row] for row in rows], dtype=torch.float64)
+    whole = sampled(sampler, p, x, times.T, Philox(1, index), [])
+    for i, padded in enumerate(times.tolist()):
+        steps = [k for k, (t, s) in enumerate(pairwise(padded)) if t != s]
+        own = torch.tensor([*(padded[k] for k in steps), padded[-1]], dtype=torch.float64)
+        alone = sampled(sampler, p, x[i : i + 1], own[:, None], Picked(Philox(1, index[i : i + 1]), steps), [])  # type: ignore[arg-type]
+        assert torch.equal(alone[0], whole[i])
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_pauses_on_the_way_up(name: str) -> None:
+    up = [0.0, 0.0, 0.1, 0.3, 0.3, 0.5, 0.7, 0.7, 0.9]
+    own = sorted(set(up))
+    x = torch.randn(1, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    a, b = (
+        sampled(
+            DETERMINISTIC[name], PATHS["linear"], x, torch.tensor(t, dtype=torch.float64)[:, None], Late(None, 0), []
+        )  # type: ignore[arg-type]
+        for t in (up, own)
+    )
+    assert torch.equal(a, b)
+
+
+def test_what_a_sampler_remembers_is_not_for_grids_that_turn() -> None:
+    """Down, up and down again: those with a memory say so, and the others follow; one row that turns is enough."""
+    turning = torch.tensor([[0.8, 0.8], [0.5, 0.6], [0.8, 0.5], [0.5, 0.4], [0.2, 0.1]], dtype=torch.float64)
+    x = torch.ones(2, 4, dtype=torch.float64)
+    for name, sampler in DETERMINISTIC.items():
+        for times in (turning, turning.flip(1), 1 - turning, turning[[0, 1, 1, 2]]):
+            if name in ("ddim", "euler", "heun"):
+                assert bool(sampled(sampler, PATHS["linear"], x, times, SILENT, []).isfinite().all())
+            else:
+                with pytest.raises(ValueError, match=r"remembers its answers .* cannot follow times that turn") as said:
+                    sampled(sampler, PATHS["linear"], x, times, SILENT, [])
+                assert str(said.value).startswith(repr(sampler))
+        # Rows of a batch may go opposite ways.
+        ways = torch.tensor([[0.8, 0.1], [0.5, 0.3], [0.2, 0.6]], dtype=torch.float64)
+        both = sampled(sampler, PATHS["linear"], x, ways, SILENT, [])
+        for row in (0, 1):
+            alone = sampled(sampler, PATHS["linear"], x[:1], ways[:, row : row + 1], SILENT, [])
+            assert torch.equal(both[row], alone[0])
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -170,6 +246,54 @@ def test_churn_starts_from_more_noise() -> None:
     assert started(Heun(churn=0.4, churn_min=1.0)) == [4.4, 1.1, 0.25]
     assert started(Heun(churn=0.4, churn_max=1.0)) == [4.0, 1.1, 0.275]
     assert started(Heun(churn=0.4, churn_min=1.01, churn_max=3.9)) == [4.0, 1.0, 0.25]
+
+
+def test_churn_does_not_leave_a_grid_that_starts_below_the_end() -> None:
+    """A row that starts below t = 1 is raised to its first time at most; one that starts there may go beyond."""
+    times = torch.tensor([[0.8, 0.9, 1.0], [0.75, 0.5, 0.9], [0.5, 0.4, 0.5], [0.0, 0.0, 0.0]], dtype=torch.float64)
+    seen: list[Query] = []
+    x = torch.ones(3, 4, dtype=torch.float64)
+    sampled(Heun(churn=30.0), PATHS["ve"], x, times, Philox(0, torch.arange(3)), seen)
+    up = 2**0.5
+    want = torch.tensor([[0.8, 0.9, up], [0.8, 0.5 * up, 0.9 * up], [0.5 * up, 0.4 * up, 0.5 * up]]).double()
+    torch.testing.assert_close(torch.stack([q.t for q in seen[::2]]), want, rtol=1e-7, atol=0)
+    assert seen[0].x[:2].tolist() == x[:2].tolist()  # no noise of none
+    assert bool((seen[0].x[2] != x[2]).all())
+
+
+def test_churn_along_another_path_stays_within_what_the_model_has_seen() -> None:
+    """A model of VE sampled on the straight path from its highest time: EDM's first step would raise it above."""
+    path, trained = PATHS["linear"], PATHS["ve"]
+    start = highest(trained, path)
+    times = torch.linspace(start, 0, 6, dtype=torch.float64)[:, None].expand(-1, 2)
+    along, x = Along(model(trained, V(), MU, LAM), trained, path), torch.ones(2, 4, dtype=torch.float64)
+    out = drive(Heun(churn=10.0)(path, x, times, Philox(0, torch.arange(2))), along, Condition())
+    truth = sampled(Heun(churn=10.0), path, x, times, Philox(0, torch.arange(2)), [])
+    torch.testing.assert_close(out, truth, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 5, 8, 17])
+def test_coefficients_do_not_depend_on_the_size_of_a_batch(size: int) -> None:
+    """Bit for bit, also where a vectorised function is another than the one for what is left over."""
+    path = VP(SigmoidSchedule())
+    times = torch.linspace(0.99, 0.0, 8, dtype=torch.float64)[:, None]
+    for one, many in zip(ends(path, times), ends(path, times.expand(-1, size)), strict=True):
+        for a, b in zip(one, many, strict=True):
+            assert torch.equal(a.expand(-1, size), b)
+    moved = torch.ones(7, 1, dtype=torch.bool)
+    for a, b in zip(slopes(path, times[:-1], moved), slopes(path, times[:-1].expand(-1, size), moved), strict=True):
+        assert torch.equal(a.expand(-1, size), b)
+
+    def starts(size: int) -> Tensor:
+        seen: list[Query] = []
+        x = torch.ones(size, 4, dtype=torch.float64)
+        sampled(Heun(churn=1.0), path, x, times.expand(-1, size), Philox(0, torch.arange(size)), seen)
+        return torch.stack([q.t for q in seen])
+
+    assert torch.equal(starts(1).expand(-1, size), starts(size))
+    apart = times - torch.arange(size) / 1000  # rows of their own times have their own
+    assert not torch.equal(ends(Linear(), apart)[0].alpha, 1 - times.expand(-1, size))
+    assert torch.equal(ends(Linear(), apart)[0].alpha, 1 - apart)
 
 
 def test_equal_methods() -> None:

@@ -57,9 +57,23 @@ def falling(times: Tensor, who: object) -> None:
         )
 
 
+def alike(times: Tensor) -> Tensor:
+    """Times [N, B] as one column [N, 1], if all are equal.
+
+    Vectorised functions differ in their last bit between the elements of a tensor: so all rows have the same
+    coefficients, whatever the size of the batch.
+    """
+    return times[:, :1] if bool((times == times[:, :1]).all()) else times
+
+
+def along(path: Path, times: Tensor) -> Coeffs:
+    """The path's coefficients at times [N, B]."""
+    return Coeffs(*(c.expand(times.shape) for c in path(alike(times))))
+
+
 def ends(path: Path, times: Tensor) -> tuple[Coeffs, Coeffs, Coeffs]:
     """A grid's coefficients [N+1, B], and those at the start and at the end of every step, [N, B]."""
-    grid = path(times)
+    grid = along(path, times)
     return grid, grid.at(slice(None, -1)), grid.at(slice(1, None))
 
 
@@ -68,7 +82,7 @@ def slopes(path: Path, times: Tensor, used: Tensor) -> Coeffs:
 
     Raises ValueError where one of those is infinite: nothing can be integrated in t there.
     """
-    c = path(times)
+    c = along(path, times)
     bad = used & ~(c.dalpha.isfinite() & c.dsigma.isfinite())
     if bool(bad.any()):
         raise ValueError(
