@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from inkwash.cli import main
 from inkwash.codec import Pixels, Scaled, Standard
 from inkwash.edit import Decode, Downsample, Fill, Restore, Vary, slerp
 from inkwash.editing import beside, between, read_mask, read_picture, seed_latent
+from inkwash.grids import Karras, LogSnr
 from inkwash.model import Plain, UnitVariance
 from inkwash.modelfolder import Config, Sampling, save_model
 from inkwash.nets import MLP, UNet
-from inkwash.paths import Linear, LinearBetas, Table
+from inkwash.paths import VE, VP, Linear, LinearBetas, Table
 from inkwash.pictures import read_settings
 from inkwash.pipeline import Pipeline, load
 from inkwash.samplers import Ancestral, Ddim, Heun
@@ -125,6 +127,39 @@ def test_encoding_and_decoding_give_the_picture_back(pipe: Pipeline, x0: torch.T
     for bad in (0.001, 1.1):
         with pytest.raises(ValueError, match=rf"time = {bad} must lie between 0.002, .* and 1"):
             pipe.encode(x0, time=bad)
+
+
+@pytest.mark.parametrize(
+    "along",
+    [{"path": VE(), "grid": Karras()}, {"path": VP(), "grid": LogSnr()}, {"path": Linear()}, {"grid": Karras()}],
+)
+def test_encoding_is_along_the_path_and_the_grid_that_decoding_takes(
+    pipe: Pipeline, x0: torch.Tensor, along: dict[str, Any]
+) -> None:
+    """From the model's own settings or as in a call: with the same times, what is decoded is the picture."""
+    config = replace(pipe.config, sampling=replace(pipe.config.sampling, steps=40, **along))
+    own = Pipeline(config, pipe.model, pipe.device)
+    z = own.encode(x0, label="dog")
+    back: list[torch.Tensor] = []
+    own(len(z), label="dog", edit=Decode(z), trace=lambda q, a: back.append(a.x0))
+    assert float((back[-1] - x0).abs().max()) < 0.03
+    assert torch.equal(pipe.encode(x0, label="dog", steps=40, **along), z)
+    with pytest.raises(ValueError, match="deterministic"):
+        own.encode(x0, sampler="ancestral")
+
+
+def test_latents_of_seeds_are_where_sampling_begins(pipe: Pipeline) -> None:
+    """Along ve that is noise of deviation 80, and on a table's leading entries short of the end."""
+    for settings in (
+        {"path": VE(), "grid": Karras(), "steps": 4},
+        {"path": "linear", "grid": "leading(entries=100)", "steps": 4},
+    ):
+        ends = (seed_latent(pipe, 3, **settings), seed_latent(pipe, 8, **settings))
+        got = between(pipe, ends, 2, label="dog", **settings)
+        for i, seed in ((0, 3), (1, 8)):
+            assert np.array_equal(got.array[i], pipe(1, label="dog", seed=seed, **settings).array[0])
+        with pytest.raises(ValueError, match="deterministic"):
+            between(pipe, ends, 2, **settings, sampler=Ancestral())
 
 
 def test_models_without_classes_encode_too(x0: torch.Tensor) -> None:

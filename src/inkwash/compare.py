@@ -5,23 +5,20 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 
 from inkwash import pictures
-from inkwash.drive import drive
 from inkwash.grids import AnyGrid, Listed
 from inkwash.kinds import from_text, in_text
-from inkwash.noise import Philox
 from inkwash.pipeline import Pipeline, Samples
 from inkwash.samplers import AnySampler
-from inkwash.sampling import Sampling
-from inkwash.targets import check
-from inkwash.types import Condition, Denoised, Query
+from inkwash.sampling import MOST_STEPS, Sampling
+from inkwash.types import Denoised, Query
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -71,11 +68,14 @@ def ways(
     """Every sampler on every grid (by default the model's own) with every count, tried without the network.
 
     by: what the counts say: steps, or calls, where a sampler takes as many steps as make that many calls or just fewer.
-    A sampler that chooses its own steps, and a listed grid, which has its own, come once. Raises ComparisonError.
+    A sampler that chooses its own steps, and a listed grid, which has its own, come once, and so does what is asked
+    for twice. Raises ComparisonError.
     """
     mistakes: list[str] = []
     if wrong := [n for n in counts if n < 1]:
         mistakes.append(f"{by} = {', '.join(map(str, wrong))}: a sampler needs at least 1.")
+    if many := [n for n in counts if n > MOST_STEPS]:
+        mistakes.append(f"{by} = {', '.join(map(str, many))}: at most {MOST_STEPS} can be compared.")
     for what, union, texts in (("sampler", AnySampler, samplers), ("grid", AnyGrid, grids)):
         for text in texts:
             _noted(mistakes, from_text, union, text, what)
@@ -83,9 +83,10 @@ def ways(
     if mistakes:
         raise ComparisonError(mistakes)
     found: list[Way] = []
-    spacings: list[str | None] = [*grids] or [None]
-    for sampler, grid in product(samplers, spacings):
-        row = sampler if len(grids) < 2 else f"{sampler} on {grid}"
+    spacings: list[str | None] = [*_once(AnyGrid, grids)] or [None]
+    counts = list(dict.fromkeys(counts))
+    for sampler, grid in product(_once(AnySampler, samplers), spacings):
+        row = sampler if len(spacings) < 2 else f"{sampler} on {grid}"
         own = pipe.settings(sampler=sampler, grid=grid, guidance=guidance)
         if (alone := _noted(mistakes, _has_own_steps, pipe, own)) is not None:
             tried = [_noted(mistakes, _way, pipe, row, own, n, by) for n in ([None] if alone else counts)]
@@ -109,7 +110,8 @@ def draw(
     The network is run once before the clock is looked at. Raises ValueError for a label that does not exist.
     """
     found = []
-    pipe(n, label=label, steps=1, sampler="ddim", grid="even", seed=seed)
+    with suppress(_Warm):
+        _run(pipe, these[0].settings, n, label, seed, trace=_warm)
     for number, way in enumerate(these):
         calls = 0
 
@@ -121,22 +123,41 @@ def draw(
             if watch is not None:
                 watch((number + fraction) / len(these))
 
-        own = way.settings
         began = time.perf_counter()
-        samples = pipe(
-            n,
-            label=label,
-            steps=own.steps,
-            sampler=own.method,
-            guidance=own.guidance,
-            grid=own.grid,
-            seed=seed,
-            batch_size=n,
-            watch=told,
-            trace=count,
-        )
+        samples = _run(pipe, way.settings, n, label, seed, watch=told, trace=count)
         found.append(Drawn(way, samples, calls, time.perf_counter() - began))
     return found
+
+
+class _Warm(Exception):
+    """The network has run once."""
+
+
+def _warm(query: Query, answer: Denoised) -> None:
+    raise _Warm
+
+
+def _run(pipe: Pipeline, own: Sampling, n: int, label: Any, seed: int, **seen: Any) -> Samples:
+    return pipe(
+        n,
+        label=label,
+        steps=own.steps,
+        sampler=own.method,
+        guidance=own.guidance,
+        grid=own.grid,
+        path=own.path,
+        seed=seed,
+        batch_size=n,
+        **seen,
+    )
+
+
+def _once(union: Any, texts: Sequence[str]) -> list[str]:
+    """The texts without those that say again what another has said."""
+    found: dict[str, str] = {}
+    for text in texts:
+        found.setdefault(in_text(from_text(union, text, "")), text)
+    return list(found.values())
 
 
 def comparison(
@@ -230,23 +251,9 @@ def _steps_for(pipe: Pipeline, own: Sampling, calls: int) -> int:
 
 
 def _calls_of(pipe: Pipeline, own: Sampling) -> int:
-    """How often the sampler asks, found by answering it without a network.
-
-    Raises ValueError where it refuses the path or the grid, and where the model cannot be asked there.
-    """
-    trained, asked = pipe.model.path, 0
-    times = own.times(trained)
-    check(trained, pipe.model.target, own.asked(trained, times[:-1]))
-
-    def answer(query: Query, cond: Condition) -> Denoised:
-        nonlocal asked
-        asked += 1
-        nothing = torch.zeros_like(query.x)
-        return Denoised(nothing, query.x, nothing if pipe.model.learned_variance else None)
-
-    start, noise = torch.ones(1, 1, dtype=torch.float64), Philox(0, torch.zeros(1, dtype=torch.int64))
-    drive(own.method(own.path or trained, start, times, noise), answer, Condition())
-    return asked
+    """How often the sampler asks: `Sampling.rehearse`."""
+    model = pipe.model
+    return own.rehearse(model.path, model.target, learned_variance=model.learned_variance)
 
 
 def _noted(mistakes: list[str], what: Callable[..., Any], *args: Any, **settings: Any) -> Any:

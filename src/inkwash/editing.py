@@ -78,23 +78,24 @@ def between(
     label: str | int = -1,
     **settings: Any,
 ) -> Samples:
-    """n pictures along the arc between two latents, each [C, H, W] at t = 1 (`slerp`), both ends included.
+    """n pictures along the arc between two latents, each [C, H, W] where sampling begins (`slerp`), with both ends.
 
-    settings: sampler, steps, guidance and watch, as in a pipeline's call. Raises ValueError for n < 2 and for a
+    settings: sampler, steps, guidance, grid, path and watch, as in a pipeline's call. Raises ValueError for n < 2 and for a
     sampler that draws noise.
     """
     if n < 2:
         raise ValueError(f"n = {n} pictures cannot include both ends: ask for 2 or more.")
     own = pipe.settings(**{k: v for k, v in settings.items() if k != "watch"})
-    check_deterministic(own.method, pipe.model.path, own.times(pipe.model.path))
+    check_deterministic(own.method, own.path or pipe.model.path, own.times(pipe.model.path))
     latents = slerp(*ends, torch.linspace(0, 1, n, dtype=torch.float64))
     return pipe(n, label=label if pipe.config.classes else None, edit=Decode(latents), **settings)
 
 
-def seed_latent(pipe: Pipeline, seed: int) -> Tensor:
-    """The latent [C, H, W] from which a pipeline draws the first picture of a seed."""
+def seed_latent(pipe: Pipeline, seed: int, **settings: Any) -> Tensor:
+    """The latent [C, H, W] from which a pipeline draws the first picture of a seed; settings: as in `between`."""
     like = torch.empty(1, *pipe.config.shape, device=pipe.device)
-    sigma = float(pipe.model.path(torch.ones(1, dtype=torch.float64)).sigma)
+    own = pipe.settings(**settings)
+    sigma = float((own.path or pipe.model.path)(own.times(pipe.model.path)[0]).sigma)
     return Philox(seed, torch.zeros(1, dtype=torch.int64))(like, 0, Stream.START)[0] * sigma
 
 

@@ -145,9 +145,14 @@ class Along:
                 f"sigma/alpha = {float(asked.max()):.4g}, and {self.trained} ends at {float(end):.4g}. "
                 f"Start at t = {math.floor(1e6 * highest(self.trained, self.path)) / 1e6:.6f} or below."
             )
-        there = self.trained.time(asked.minimum(end))
+        there = same_noise(self.trained, self.path, t)
         c = self.trained(there)
         return there, ((c.alpha**2 + c.sigma**2) / (here.alpha**2 + here.sigma**2)).sqrt()
+
+
+def same_noise(trained: Path, path: Path, t: Tensor) -> Tensor:
+    """The times of `trained` with the noise-to-signal ratio that `path` has at t; its end where it has no such."""
+    return trained.time(ratio(path(t)).minimum(_end(trained)))
 
 
 def highest(trained: Path, path: Path) -> float:

@@ -21,7 +21,7 @@ from inkwash.device import pick_device
 from inkwash.drive import Watch, drive
 from inkwash.edit import Edit, clean_time, invert
 from inkwash.grids import Grid
-from inkwash.guidance import Along, Chunked, Clipped, Guided
+from inkwash.guidance import Along, Chunked, Clipped, Guided, same_noise
 from inkwash.kinds import to_table
 from inkwash.model import Model, Prepared
 from inkwash.modelfolder import Config, load_model
@@ -175,23 +175,39 @@ class Pipeline:
         label: str | int | Sequence[str | int] | None = -1,
         steps: int | None = None,
         sampler: Sampler | str | None = None,
+        grid: Grid | str | None = None,
+        path: Path | str | None = None,
         time: float = 1.0,
     ) -> Tensor:
         """The latents at `time` from which sampling leads back to x0 [n, C, H, W] in [-1, 1]: see `edit.invert`.
 
         label: as in a call; -1, the default, is any class, also for models without classes. Without guidance. Give them
-        back with `edit=Decode(latents, time)`. Raises ValueError as a call does, and for a sampler that draws noise.
+        back with `edit=Decode(latents, time)` and the same settings, whose times are visited upwards. Raises ValueError
+        as a call does, and for a sampler that draws noise.
         """
-        n, path = len(x0), self.model.path
-        own = self.settings(steps=steps, sampler=sampler, guidance=1.0)
+        n, trained = len(x0), self.model.path
+        own = self.settings(steps=steps, sampler=sampler, guidance=1.0, grid=grid, path=path)
         labels = self._labels(n, label if self.config.classes or label != -1 else None)
-        first = clean_time(path)
+        along = own.path or trained
+        clean = torch.tensor(clean_time(trained), dtype=torch.float64)
+        first = float(clean if own.path is None else same_noise(along, trained, clean))
         if not first < time <= 1:
             raise ValueError(f"time = {time} must lie between {first:.3g}, where this path is clean, and 1.")
-        times = torch.linspace(first, time, own.steps + 1, dtype=torch.float64)[:, None].expand(-1, n)
-        check(path, self.model.target, times)
+        grown = own.times(trained, time).flatten().flip(0)
+        times = torch.cat([grown.new_tensor([first]), grown[grown > first * (1 + 1e-9)]])
+        check(trained, self.model.target, own.asked(trained, times))
         cond = Condition(None if labels is None else labels.to(self.device))
-        return invert(own.method, Chunked(self.model, self.chunk), path, x0.to(self.device), times, cond)
+        x0 = x0.to(self.device)
+        return invert(own.method, self._denoiser(own, times, x0), along, x0, times[:, None].expand(-1, n), cond)
+
+    def _denoiser(self, own: Sampling, times: Tensor, x: Tensor) -> Denoiser:
+        """The model asked as these settings say, whole chunks of rows like x's at these times [N]."""
+        denoiser: Denoiser = Prepared(self.model, own.asked(self.model.path, times), x)
+        if own.path is not None:
+            denoiser = Along(denoiser, self.model.path, own.path)
+        if own.guidance != 1:
+            denoiser = Guided(denoiser, own.guidance)
+        return Chunked(denoiser, self.chunk)
 
     def _draw(
         self,
@@ -207,12 +223,7 @@ class Pipeline:
         path = own.path or self.model.path
         z = noise(torch.empty(len(rows), *self.config.shape, device=self.device), 0, Stream.START)
         x = edit.start(path, times[0], z, rows)
-        denoiser: Denoiser = Prepared(self.model, own.asked(self.model.path, times[:, 0]), x)
-        if own.path is not None:
-            denoiser = Along(denoiser, self.model.path, path)
-        if own.guidance != 1:
-            denoiser = Guided(denoiser, own.guidance)
-        denoiser = edit.denoiser(Chunked(denoiser, self.chunk), path, rows)
+        denoiser = edit.denoiser(self._denoiser(own, times[:, 0], x), path, rows)
         if own.clip:
             denoiser = Clipped(denoiser, path)
         return drive(edit.method(own.method)(path, x, times, noise), denoiser, cond, watch)

@@ -11,11 +11,20 @@ import torch
 from torch import Tensor
 
 from inkwash.grids import AnyGrid, Even, Grid, Listed, spread
-from inkwash.guidance import highest
+from inkwash.drive import drive
+from inkwash.guidance import highest, same_noise
 from inkwash.kinds import from_text
+from inkwash.noise import Philox
 from inkwash.paths import AnyPath, ratio
-from inkwash.samplers import AnySampler, Ddim, Heun
-from inkwash.types import Component, Path, Sampler
+from inkwash.samplers import Ancestral, AnySampler, Ddim, Heun
+from inkwash.targets import check
+from inkwash.types import Component, Condition, Denoised, Path, Query, Sampler, Target
+
+MOST_STEPS = 10_000
+"""More are taken for a slip: DDPM has 1,000."""
+
+ALL_NOISE = 5.0
+"""The least noise-to-signal ratio at which noise alone may stand for noised data, where a list of times begins."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +44,17 @@ class Sampling(Component):
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"A sampler needs at least 1 step, not {self.steps}.")
+        if self.steps > MOST_STEPS:
+            raise ValueError(
+                f"steps = {self.steps} is too many: at most {MOST_STEPS} can be taken. 10 to 50 are usual."
+            )
         if not math.isfinite(self.guidance):
             raise ValueError(f"guidance = {self.guidance} must be a finite number. 1 is off; usual values are 1 to 4.")
+        if self.path is not None and isinstance(self.method, Ancestral | Ddim) and self.method.added == "learned":
+            raise ValueError(
+                f'added = "learned" belongs to the path the model was trained on, and path = {self.path} is sampled '
+                'along: a learned variance depends on the path. Leave the path out, or use "small" or "large".'
+            )
 
     def changed(
         self,
@@ -81,14 +99,45 @@ class Sampling(Component):
         )
 
     def times(self, trained: Path, start: float = 1.0) -> Tensor:
-        """The times to visit, [N+1, 1], for a model trained on a path: from `start`, or where the model ends, to 0."""
-        if self.path is None:
-            return spread(self.grid(trained, self.steps, start), 1)
-        return spread(self.grid(self.path, self.steps, min(start, highest(trained, self.path))), 1)
+        """The times to visit, [N+1, 1], for a model trained on a path: from `start`, or where the model ends, to 0.
+
+        Raises ValueError for times that do not end at 0, and for a list that begins where noise alone is no noised data
+        (unless `start` is below 1: then something else may).
+        """
+        path, top = (trained, start) if self.path is None else (self.path, min(start, highest(trained, self.path)))
+        times = self.grid(path, self.steps, top)
+        first, last = float(times[0]), float(times[-1])
+        if last != 0:
+            raise ValueError(
+                f"The times end at t = {last:g}, where there is still noise in the picture: end them at 0, as in "
+                "[1, 0.6, 0.3, 0]."
+            )
+        if start == 1 and isinstance(self.grid, Listed) and first < top and ratio(path(times[0])) < ALL_NOISE:
+            raise ValueError(
+                f"The list begins at t = {first:g}, where sigma/alpha is {float(ratio(path(times[0]))):.3g}, and "
+                f"sampling begins with noise alone: begin it at {math.floor(1e6 * top) / 1e6:g}, or at a time where "
+                f"sigma/alpha is {ALL_NOISE:g} or more."
+            )
+        return spread(times, 1)
 
     def asked(self, trained: Path, times: Tensor) -> Tensor:
         """The times of the model's own path at which it is asked when `times` are visited."""
-        if self.path is None:
-            return times
-        end = ratio(trained(torch.ones((), dtype=torch.float64)))
-        return trained.time(ratio(self.path(times)).minimum(end))
+        return times if self.path is None else same_noise(trained, self.path, times)
+
+    def rehearse(self, trained: Path, target: Target, *, learned_variance: bool = False) -> int:
+        """How often the sampler asks, found by answering it without a network, for a model of this path and target.
+
+        Raises ValueError where it refuses the path or the grid, and where such a model cannot be asked.
+        """
+        times, calls = self.times(trained), 0
+        check(trained, target, self.asked(trained, times[:-1]))
+
+        def answer(query: Query, cond: Condition) -> Denoised:
+            nonlocal calls
+            calls += 1
+            nothing = torch.zeros_like(query.x)
+            return Denoised(nothing, query.x, nothing if learned_variance else None)
+
+        start, noise = torch.ones(1, 1, dtype=torch.float64), Philox(0, torch.zeros(1, dtype=torch.int64))
+        drive(self.method(self.path or trained, start, times, noise), answer, Condition())
+        return calls

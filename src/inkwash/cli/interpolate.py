@@ -68,7 +68,7 @@ def interpolate(
             a, b = pipe.encode(torch.cat(shown), label=what, steps=steps, sampler=sampler)
             guidance = 1.0 if guidance is None else guidance
         else:
-            a, b = (seed_latent(pipe, seed) for seed in chosen)
+            a, b = (seed_latent(pipe, seed, sampler=sampler, steps=steps) for seed in chosen)
         samples = between(pipe, (a, b), n, label=what, sampler=sampler, steps=steps, guidance=guidance, watch=told)
     captions = [f"{i / (n - 1):.2f}".rstrip("0").rstrip(".") for i in range(n)]
     if ends:
