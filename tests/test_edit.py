@@ -635,6 +635,17 @@ def test_little_strength_gives_the_picture_back() -> None:
     assert errors[0] > errors[1] > errors[2] and errors[2] < 0.01
 
 
+def test_churn_is_refused_on_a_grid_that_turns() -> None:
+    """It is of a whole run; a plain grid under `Resampled` is one."""
+    x, path = torch.zeros(1, 2, dtype=torch.float64), Linear()
+    runs = Philox(0, torch.arange(1))
+    with pytest.raises(ValueError, match=r"churn = 2.0 is shared out over the steps of a run"):
+        Resampled(Heun(churn=2.0))(path, x, f64([[0.8], [0.4], [0.6], [0.1]]), runs)
+    down, exact = f64([[0.8], [0.4], [0.1]]), Gaussian(path, MU[:2], COV[:2, :2])
+    outs = [drive(method(path, x, down, runs), exact, NONE) for method in (Resampled(Heun(churn=2.0)), Heun(churn=2.0))]
+    assert torch.equal(*outs)
+
+
 def test_fill() -> None:
     path, rows, eps = VP(), torch.tensor([0, 2]), torch.randn(2, 2, dtype=torch.float64)
     x0, mask = f64([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), f64([[1.0, 0.0]])

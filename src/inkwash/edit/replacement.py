@@ -15,6 +15,7 @@ from torch import Tensor
 from inkwash.guidance import revised
 from inkwash.noise import Stream
 from inkwash.paths import forward_variance
+from inkwash.samplers import Heun
 from inkwash.types import Condition, Denoised, Denoiser, Noise, Path, Query, Sampler, like
 
 
@@ -45,7 +46,8 @@ class Resampled:
 
     Falling stretches are `method`'s. A rising one, from s to t, is one draw of the forward process,
     x_t = (alpha_t/alpha_s)·x_s + sqrt(beta)·z, with beta of math.md, eq. 4; it asks nothing. Every stretch has noise of
-    its own. Raises ValueError where some rows of a batch rise and others fall in one step.
+    its own. Raises ValueError where some rows of a batch rise and others fall in one step, and for a `Heun` with churn,
+    which is shared out over all steps of a run: a method is told those of one stretch.
     """
 
     method: Sampler
@@ -54,6 +56,11 @@ class Resampled:
         """Start sampling; times [N+1, B] in any order."""
         change = times.diff(dim=0)
         rises, falls = (change > 0).any(dim=1).tolist(), (change < 0).any(dim=1).tolist()
+        if any(rises) and isinstance(self.method, Heun) and self.method.churn > 0:
+            raise ValueError(
+                f"churn = {self.method.churn} is shared out over the steps of a run, and Resampled runs {self.method} "
+                "once for every stretch: it would churn more, the more often it turns. Use churn = 0, or ancestral."
+            )
         if both := [i for i, (up, down) in enumerate(zip(rises, falls, strict=True)) if up and down]:
             raise ValueError(
                 f"In step {both[0]} of the grid some rows go up and others down. All rows of a batch must turn at the "
