@@ -313,3 +313,10 @@ def test_grids_by_hand() -> None:
 def test_impossible_grids_are_refused(steps: int | list[float], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         grid(steps, 1)
+
+
+def test_rho_may_be_any_positive_number() -> None:
+    """rho = 1 is even in sigma; below it, steps grow towards the data."""
+    even = 80 * Karras(rho=1.0)(VE(), 5)[:-1]
+    torch.testing.assert_close(even, torch.linspace(80.0, 0.002, 5, dtype=torch.float64), rtol=1e-12, atol=0)
+    assert bool((Karras(rho=0.5)(VE(), 5)[:-1].diff().diff() < 0).all())

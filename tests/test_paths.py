@@ -542,3 +542,14 @@ def test_the_least_ratio_is_that_of_the_first_time() -> None:
         least_ratio(Table()) == least_ratio(Table(zero_snr=True)) == pytest.approx(math.sqrt(1e-4 / 0.9999), rel=1e-9)
     )
     assert {least_ratio(p) for p in CONTINUOUS.values()} == {0.0}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"s": -0.1}, {"s": math.inf}, {"s": math.nan}, {"max_beta": 0.0}, {"max_beta": 1.0}, {"max_beta": -0.5}],
+)
+def test_cosine_betas_that_are_none_are_refused(settings: dict[str, float]) -> None:
+    (name,) = settings
+    with pytest.raises(ValueError, match=f"{name} = "):
+        CosineBetas(**settings)
+    CosineBetas(s=0.0, max_beta=0.5)

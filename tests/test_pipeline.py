@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,14 @@ from inkwash import (
 )
 from inkwash.codec import Pixels, Scaled, Standard, codec_for
 from inkwash.grids import Listed
+from inkwash.guidance import highest
 from inkwash.model import Indexed, Model, Plain, Prepared, UnitVariance
 from inkwash.modelfolder import save_model
 from inkwash.noise import Philox, Stream
+from inkwash.paths import VP, SigmoidSchedule
 from inkwash.pipeline import CHUNK, Pipeline, find_class
+from inkwash.targets import X0
+from inkwash.types import Coeffs
 
 CLASSES = ("T-shirt/top", "Trouser", "Sneaker")
 
@@ -256,6 +261,51 @@ def test_a_list_of_times_is_a_grid() -> None:
         changed.times(Linear(), 0.5)
 
 
+def test_a_list_must_lead_from_noise_to_data() -> None:
+    """Noise alone is noised data where sigma/alpha is 5 or more; and what ends above 0 is a noisy picture."""
+    pipe = pipeline()
+    with pytest.raises(ValueError, match=r"end at t = 0\.1, where there is still noise .*: end them at 0"):
+        pipe(1, steps=[1, 0.5, 0.1])
+    with pytest.raises(ValueError, match=r"begins at t = 0\.83, where sigma/alpha is 4\.88, .* it at 1, or .* 5 or"):
+        pipe(1, steps=[0.83, 0.5, 0])
+    pipe(1, steps=[0.84, 0])  # 5.25
+    changed = Sampling(grid=Listed((0.5, 0.2, 0.0)), steps=2)
+    assert changed.times(Linear(), 0.5).flatten().tolist() == [0.5, 0.2, 0.0]  # a noised picture, not noise alone
+    with pytest.raises(ValueError, match=r"begins at t = 0\.5, where sigma/alpha is 1,"):
+        changed.times(Linear())
+    # A path of little noise is begun at its end, and along another path a list may begin where the model ends.
+    assert Sampling(grid=Listed((1.0, 0.0)), steps=1).times(VE(2.0)).flatten().tolist() == [1.0, 0.0]
+    end = float(highest(VE(2.0), Linear()))
+    along = Sampling(grid=Listed((end, 0.0)), steps=1, path=Linear())
+    assert along.times(VE(2.0))[0] == end == pytest.approx(2 / 3)
+    with pytest.raises(ValueError, match=r"sigma/alpha is 1\.86, .* begin it at 0\.666666, or"):
+        replace(along, grid=Listed((0.65, 0.0))).times(VE(2.0))
+
+
+def test_a_rehearsal_counts_the_calls_and_finds_what_is_refused() -> None:
+    assert Sampling(Heun(), 4).rehearse(Linear(), Flow()) == 7
+    assert Sampling(Ddim(), 4, path=VE()).rehearse(Linear(), Flow()) == 4
+    learned = Sampling(Ancestral("learned"), 3)
+    assert learned.rehearse(Linear(), Flow(), learned_variance=True) == 3
+    with pytest.raises(ValueError, match="needs a model that learned"):
+        learned.rehearse(Linear(), Flow())
+    with pytest.raises(ValueError, match="does not determine data and noise at t = 1 "):
+        Sampling(Ddim(), 3).rehearse(Linear(), Eps())
+    Sampling(Ddim(), 3).rehearse(Linear(), X0())  # of no use at t = 0, where nobody asks
+    with pytest.raises(ValueError, match="infinite at t = 1"):
+        Sampling(Euler(), 3).rehearse(VP(SigmoidSchedule()), V())
+
+
+def test_settings_that_cannot_be_are_refused_at_once() -> None:
+    assert Sampling(steps=10_000).steps == 10_000
+    with pytest.raises(ValueError, match="steps = 10001 is too many: at most 10000"):
+        Sampling(steps=10_001)
+    for method in (Ancestral("learned"), Ddim(1.0, "learned")):
+        with pytest.raises(ValueError, match='added = "learned" belongs to the path the model was trained on'):
+            Sampling(method).changed(path="ve")
+    assert Sampling(Ancestral("large")).changed(path="ve").path == VE()
+
+
 @pytest.mark.parametrize("target", [Flow(), V(), Eps()])
 def test_a_prepared_model_answers_as_the_model_does(target: Any) -> None:
     """Bit for bit: for rows at one time of its grid, at several, and at times it was not prepared for."""
@@ -273,3 +323,46 @@ def test_a_prepared_model_answers_as_the_model_does(target: Any) -> None:
         assert torch.equal(found.eps, want.eps)
     with pytest.raises(ValueError, match="cannot answer a jump"):
         prepared(Query(x, torch.full((4,), 0.5), torch.zeros(4)), Condition())
+
+
+@dataclass
+class Twice:
+    """Inputs that show x twice as large."""
+
+    def scale(self, c: Coeffs) -> torch.Tensor:
+        return torch.full_like(c.alpha, 2.0)
+
+    def clock(self, t: torch.Tensor, c: Coeffs) -> torch.Tensor:
+        return t
+
+
+def test_a_prepared_model_scales_what_it_shows_and_asks_its_path_once() -> None:
+    asked: list[int] = []
+
+    class Counted(Linear):
+        def __call__(self, t: torch.Tensor) -> Coeffs:
+            asked.append(t.numel())
+            return super().__call__(t)
+
+    model = Model(lambda x, t, s, cond: x + t[:, None], Counted(), X0(), Twice())  # type: ignore[arg-type]
+    asked.clear()
+    x, t = torch.ones(2, 3), torch.full((2,), 0.5, dtype=torch.float64)
+    prepared = Prepared(model, torch.tensor([0.9, 0.5], dtype=torch.float64), x)
+    assert torch.equal(prepared(Query(x, t, t), Condition()).x0, torch.full((2, 3), 2.5))
+    assert asked == [2]  # once, about both times
+    prepared(Query(x, t / 2, t / 2), Condition())
+    assert asked == [2, 2]  # a time that is not of the grid
+
+
+def test_answers_have_the_datas_dtype_under_autocast() -> None:
+    net = torch.nn.Linear(3, 3)
+    model = Model(lambda x, t, s, cond: net(x), Linear(), Eps(), autocast=torch.bfloat16)  # type: ignore[arg-type]
+    t = torch.full((2,), 0.5, dtype=torch.float64)
+    answer = model(Query(torch.ones(2, 3), t, t), Condition())
+    assert answer.x0.dtype == answer.eps.dtype == torch.float32
+    assert not torch.equal(answer.eps, net(torch.ones(2, 3)))  # it did run in bfloat16
+
+
+def test_defaults_of_inputs() -> None:
+    assert Indexed() == Indexed(1000)
+    assert UnitVariance() == UnitVariance(0.5)

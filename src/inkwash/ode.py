@@ -108,14 +108,14 @@ def adaptive(tableau: Tableau, state: State, start: Tensor, end: Tensor, rtol: f
         slope = tuple(torch.where(k, new, old) for k, new, old in zip(keep, slopes[-1], slope, strict=True))
         t = torch.where(good & moving, torch.where(h == left, end, t + h), t)
         factor = (0.9 * error ** (-1 / tableau.order)).nan_to_num(nan=0.2).clamp(0.2, 5.0)
-        h = h * torch.where(good, factor, factor.clamp(max=0.9))
+        h = h * factor
 
 
 def _moved(state: State, h: Tensor, row: tuple[float, ...], slopes: list[State]) -> State:
     """y + h·sum_j row_j·k_j for every tensor of the state."""
     moved = []
     for part, y in enumerate(state):
-        for weight, slope in zip(row, slopes, strict=False):
+        for weight, slope in zip(row, slopes, strict=True):
             if weight != 0:
                 y = y + like(weight * h, y) * slope[part]
         moved.append(y)
