@@ -24,7 +24,7 @@ from inkwash.grids import AnyGrid
 from inkwash.kinds import from_text, kinds_of
 from inkwash.model import Plain
 from inkwash.modelfolder import save_model
-from inkwash.paths import AnyPath
+from inkwash.paths import VE, AnyPath
 from inkwash.pictures import matrix, read_settings, text
 from inkwash.pipeline import Pipeline
 from inkwash.samplers import AnySampler
@@ -177,7 +177,29 @@ def test_too_few_calls_for_a_step() -> None:
         ways(pipeline(), [name], [2], by="calls")
 
 
+def test_what_is_said_twice_is_drawn_once_and_what_is_too_much_not_at_all() -> None:
+    found = ways(pipeline(), ["heun", "ddim", "heun", "ddim(eta=0.0)"], [3, 2, 3], grids=["karras", "karras(rho=7.0)"])
+    assert [(w.row, w.column) for w in found] == [("heun", 3), ("heun", 2), ("ddim", 3), ("ddim", 2)]
+    for by in ("steps", "calls"):
+        with pytest.raises(ComparisonError, match=f"{by} = 10001, 99999999999: at most 10000 can be compared"):
+            ways(pipeline(), ["ddim"], [5, 10_001, 99_999_999_999], by=by)
+    assert ways(pipeline(), ["ddim"], [10_000])[0].column == 10_000
+
+
 # Drawing
+
+
+def test_the_network_is_warmed_up_as_the_first_way_asks_it() -> None:
+    """An eps model of the straight path has no answer at t = 1, where karras does not go."""
+    pipe = pipeline(path=VE(), target=Eps(), classes=(), sampling=Sampling(path=Linear()))
+    calls: list[float] = []
+    pipe.model.net.register_forward_pre_hook(lambda net, args: calls.append(float(args[1][0])))
+    these = ways(pipe, ["ddim"], [3], grids=["karras(high=20)"])
+    (one,) = draw(pipe, these, 2)
+    assert one.calls == 3 and one.samples.settings["path"] == {"kind": "linear"}
+    assert len(calls) == 4 and calls[0] == calls[1] == pytest.approx(1000 * 20 / 80)
+    straight = pipeline(target=Eps(), classes=())
+    assert draw(straight, ways(straight, ["ddim"], [2], grids=["karras"], guidance=1.0), 1)[0].calls == 2
 
 
 def test_the_pictures_are_those_a_pipeline_draws_and_the_calls_those_it_makes() -> None:

@@ -110,7 +110,7 @@ def draw(
     The network is run once before the clock is looked at. Raises ValueError for a label that does not exist.
     """
     found = []
-    with suppress(_Warm):
+    with suppress(_WarmError):
         _run(pipe, these[0].settings, n, label, seed, trace=_warm)
     for number, way in enumerate(these):
         calls = 0
@@ -129,12 +129,12 @@ def draw(
     return found
 
 
-class _Warm(Exception):
-    """The network has run once."""
+class _WarmError(Exception):
+    """The network has run once: no mistake."""
 
 
 def _warm(query: Query, answer: Denoised) -> None:
-    raise _Warm
+    raise _WarmError
 
 
 def _run(pipe: Pipeline, own: Sampling, n: int, label: Any, seed: int, **seen: Any) -> Samples:

@@ -80,8 +80,8 @@ def between(
 ) -> Samples:
     """n pictures along the arc between two latents, each [C, H, W] where sampling begins (`slerp`), with both ends.
 
-    settings: sampler, steps, guidance, grid, path and watch, as in a pipeline's call. Raises ValueError for n < 2 and for a
-    sampler that draws noise.
+    settings: sampler, steps, guidance, grid, path and watch, as in a pipeline's call. Raises ValueError for n < 2 and
+    for a sampler that draws noise.
     """
     if n < 2:
         raise ValueError(f"n = {n} pictures cannot include both ends: ask for 2 or more.")

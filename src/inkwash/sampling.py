@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inkwash.grids import AnyGrid, Even, Grid, Listed, spread
 from inkwash.drive import drive
+from inkwash.grids import AnyGrid, Even, Grid, Listed, spread
 from inkwash.guidance import highest, same_noise
 from inkwash.kinds import from_text
 from inkwash.noise import Philox
@@ -45,9 +45,7 @@ class Sampling(Component):
         if self.steps < 1:
             raise ValueError(f"A sampler needs at least 1 step, not {self.steps}.")
         if self.steps > MOST_STEPS:
-            raise ValueError(
-                f"steps = {self.steps} is too many: at most {MOST_STEPS} can be taken. 10 to 50 are usual."
-            )
+            raise ValueError(f"steps = {self.steps} is too many: at most {MOST_STEPS} are taken. Usual are 10 to 50.")
         if not math.isfinite(self.guidance):
             raise ValueError(f"guidance = {self.guidance} must be a finite number. 1 is off; usual values are 1 to 4.")
         if self.path is not None and isinstance(self.method, Ancestral | Ddim) and self.method.added == "learned":
