@@ -21,14 +21,15 @@ from inkwash.cli import main
 from inkwash.codec import Pixels, Scaled, Standard
 from inkwash.data import Dataset, load, order, split
 from inkwash.evaluation import BoundSettings, FlowSettings, Interval, bound_plot, held_out, measure, trace_for
-from inkwash.grids import Even, Quadratic
+from inkwash.grids import Even, Karras, Quadratic
 from inkwash.likelihood import Adaptive, Exact, HeunSteps, Hutchinson, dequantised, discrete_bound, log_likelihood
 from inkwash.model import Model, Plain
 from inkwash.modelfolder import Config, save_model
 from inkwash.nets import MLP, UNet
 from inkwash.noise import Philox
-from inkwash.paths import Linear, LinearBetas, Table
+from inkwash.paths import VE, Linear, LinearBetas, Table
 from inkwash.pipeline import Pipeline
+from inkwash.sampling import Sampling
 from inkwash.targets import Eps, Flow, V
 from inkwash.types import Condition
 
@@ -82,6 +83,34 @@ def test_floats_are_measured_in_their_own_units() -> None:
     assert found.settings["data"] == {"name": "made", "fingerprint": "print", "of": 35}
     assert (found.settings["n"], found.settings["seed"], found.settings["labels"]) == (20, 3, "none")
     assert found.settings["dequantisation"] is None
+
+
+def on_ve(std: float = 0.5) -> tuple[Pipeline, Dataset, float]:
+    """A model that is perfect on data N(0, std²) on EDM's path, sampled on Karras' grid; the data; their -ln p."""
+    lam = torch.full((4,), std**2, dtype=torch.float64)
+    x = lam.sqrt() * torch.randn(200, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    net = Oracle(V(), torch.zeros(4, dtype=torch.float64), lam)
+    config = Config((4,), MLP(), VE(), V(), Plain(), Standard((0.0,) * 4, (1.0,) * 4), sampling=Sampling(grid=Karras()))
+    truth = 0.5 * (x**2 / lam + (2 * math.pi * lam).log()).mean()
+    return Pipeline(config, Model(net, VE(), V(), net), torch.device("cpu")), dataset(x.float().numpy()), float(truth)
+
+
+def test_the_bound_is_of_the_grid_the_model_samples_on() -> None:
+    """On VE the last of 100 even steps is at sigma = 0.8. On the model's own grid the large variance is the tighter."""
+    pipe, data, truth = on_ve()
+
+    def found(**settings: Any) -> Any:
+        return measure(pipe, data, 200, bound=BoundSettings(100, **settings), batch_size=200)
+
+    own, even, small = found(), found(grid=Even()), found(variance="small")
+    assert (own.bound.grid, own.bound.least, own.bound.variance) == ("karras", pytest.approx(0.002), "large")
+    assert own.settings["bound_settings"]["grid"]["kind"] == "karras"
+    assert (even.bound.grid, even.bound.least) == ("even", pytest.approx(0.8))
+    assert own.bound == found(grid=Karras()).bound
+    assert own.bound.total.mean - truth == pytest.approx(0.38, abs=0.03)
+    assert even.bound.total.mean - truth == pytest.approx(0.91, abs=0.03)
+    assert small.bound.total.mean - truth == pytest.approx(1.39, abs=0.03)
+    assert found(grid=Karras(low=0.008)).bound.total.mean < own.bound.total.mean
 
 
 def pictures(learned: bool = False, table: bool = False) -> tuple[Pipeline, Dataset]:
@@ -145,6 +174,8 @@ def test_a_table_is_asked_at_its_entries() -> None:
     assert (found.calls, found.variance, len(found.steps)) == (4, "learned", 11)
     small = measure(pipe, data, 2, bound=BoundSettings(12, variance="small")).bound
     assert small is not None and small.variance == "small" and small.calls == 12
+    flow = measure(pipe, data, 2, flow=FlowSettings(HeunSteps(1))).flow
+    assert flow is not None and flow.least == pytest.approx(math.sqrt(1e-3 / 0.999))  # the first beta is 1e-3
 
 
 def test_labels_that_are_not_the_model_s_are_any_class() -> None:
@@ -248,7 +279,26 @@ def test_what_is_held_out(moons: Path) -> None:
         (["runs/moons", "--data", "photos.npy"], "shape (1, 8, 8), uint8, and the model was made for (2,), float32"),
         (["runs/moons", "--solver", "rk4", "--rtol", "0.1"], "--rtol 0.1 is the tolerance of --solver adaptive"),
         (["runs/moons", "--rtol", "1"], "--rtol 1 is the tolerance of --solver adaptive, above 0 and below 1"),
-        (["runs/moons", "--flow", "--plot", "a.png"], "--plot draws the bound, which --flow leaves out"),
+        *(
+            (
+                ["runs/moons", "--flow", *given],
+                f"{given[0]} is of the bound, which --flow leaves out. Drop one of the two",
+            )
+            for given in (["--plot", "a.png"], ["--terms", "3"], ["--variance", "small"], ["--grid", "even"])
+        ),
+        *(
+            (
+                ["runs/moons", "--bound", *given],
+                f"{given[0]} is of the flow, which --bound leaves out. Drop one of the two",
+            )
+            for given in (["--solver", "heun"], ["--probes", "3"], ["--rtol", "0.1"])
+        ),
+        (["runs/moons", "--flow", "--steps", "3"], "--steps is of the bound, which --flow leaves out, and of --solver"),
+        (
+            ["runs/moons", "--flow", "--solver", "adaptive", "--steps", "3"],
+            "--steps is of the bound, which --flow leaves",
+        ),
+        (["runs/moons", "--grid", "krras"], "Did you mean karras"),
         (["runs/moons", "--out", "a.txt", "--plot", "b.txt"], "--plot b.txt must end in .png"),
         (["runs/moons", "--variance", "learned", "-n", "2", "--steps", "2"], "no learned variance"),
         (["runs/moons", "--terms", "5", "-n", "2", "--steps", "3"], "terms = 5 must be within 1 to 2"),
@@ -293,8 +343,14 @@ def test_the_command(moons: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split("  ")[1] for line in lines[1:6]] == ["L_T", "L_1 to L_4", "L_0", "bound", "flow"]
     for line, value in ((lines[4], found.bound.total), (lines[5], found.flow.value)):
         assert f"{value.mean:.4f} ± {value.half:.4f}" in line
-    assert lines[6].startswith("bound: an upper bound of -ln p of the data under the chain of 5 steps with large")
-    assert lines[7].startswith("flow: -ln p of the data, with a thousandth of noise")
+    assert lines[6] == (
+        "bound: an upper bound of -ln p of the data under the chain of 5 steps with large variance, on the grid even "
+        "down to sigma/alpha = 0.25."
+    )
+    assert (
+        lines[7]
+        == "flow: -ln p of the data under the flow down to sigma/alpha = 0.001; the solver's error is no bound."
+    )
     assert lines[8] == "Figures in likelihood.json, the bound step by step in likelihood.png"
     with Image.open("likelihood.png") as image:
         assert image.size == (900, 500)
@@ -308,12 +364,23 @@ def test_one_of_the_two(moons: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert figures["bound"] is None and not Path("out/flow.png").exists()
     assert figures["flow_settings"]["solver"]["kind"] == "heun" and figures["flow"]["calls"] == 4
     assert figures["flow_settings"]["trace"] == {"kind": "exact"} and figures["dequantisation"] == "uniform in the bin"
-    assert "on average an upper bound of -log2 P of the 8-bit data under the flow" in said and "bound " not in said[:60]
+    assert (
+        "flow: on average an upper bound of -log2 P of the 8-bit data, by uniform dequantisation, under the flow down "
+        "to sigma/alpha = 0.001; the solver's error is no bound."
+    ) in said
+    assert "bound " not in said[:60]
     assert "with the label of any class; bits/dim" in said
     assert run(*args, "--bound", "--steps", "2", "--variance", "small", "--plot", "b.png") == 0
     said = capsys.readouterr().out
     assert json.loads(Path("likelihood.json").read_text())["flow"] is None and Path("b.png").exists()
     assert "-log2 P of the 8-bit data under the chain of 2 steps with small variance" in said and "  L_1 " in said
+    assert run(*args, "--grid", "karras(low=0.008)", "--steps", "3", "--solver", "rk4", "--probes", "1") == 0
+    said = capsys.readouterr().out
+    assert "on the grid karras(low=0.008) down to sigma/alpha = 0.008.\n" in said
+    assert "the solver's error and the probes' noise are no bounds" in said
+    figures = json.loads(Path("likelihood-2.json").read_text())
+    assert figures["bound_settings"]["grid"]["low"] == 0.008 and figures["flow_settings"]["solver"]["steps"] == 3
+    assert figures["flow"]["least"] == 0.001 and figures["bound"]["least"] == pytest.approx(0.008)
 
 
 GUIDE = (Path(__file__).parent.parent / "docs" / "likelihood.md").read_text(encoding="utf-8")

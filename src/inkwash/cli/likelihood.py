@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -23,7 +24,7 @@ def likelihood(
     data: Annotated[
         str | None, _what(metavar="SOURCE", help="Data, as for `inkwash train` (default: the run's own).")
     ] = None,
-    n: Annotated[int, _what("-n", help="How many examples, chosen at random.", min=1)] = 128,
+    n: Annotated[int, _what("--n", "-n", help="How many examples, chosen at random.", min=1)] = 128,
     split: Annotated[
         Literal["test", "val", "train"],
         _what(help="The data's test split, what the run held out of training, or what it saw."),
@@ -31,7 +32,16 @@ def likelihood(
     bound: Annotated[bool, _what("--bound", help="Only the variational bound.")] = False,
     flow: Annotated[bool, _what("--flow", help="Only the probability flow.")] = False,
     seed: Annotated[int, _what(help="Of the choice of examples and of all noise.")] = 0,
-    steps: Annotated[int, _how(help="Steps of the bound's chain, and of --solver heun and rk4.", min=1)] = 100,
+    steps: Annotated[
+        int | None, _how(help="Steps of the bound's chain, and of --solver heun and rk4 (default: 100).", min=1)
+    ] = None,
+    grid: Annotated[
+        str | None,
+        _how(
+            help="Which times the bound's chain has: even, karras, 'karras(low=0.008)' ..., as for `inkwash sample` "
+            "(default: those the model samples on)."
+        ),
+    ] = None,
     variance: Annotated[
         Literal["small", "large", "learned"] | None,
         _how(help="Of the chain's steps (default: learned where there is one, else large)."),
@@ -40,7 +50,7 @@ def likelihood(
         int | None,
         _how(help="Compute only so many of the chain's steps for each example, at random (default: all).", min=1),
     ] = None,
-    solver: Annotated[Literal["adaptive", "rk4", "heun"], _how(help="Of the flow.")] = "adaptive",
+    solver: Annotated[Literal["adaptive", "rk4", "heun"] | None, _how(help="Of the flow (default: adaptive).")] = None,
     rtol: Annotated[
         float | None, _how(help="The adaptive solver's tolerance (default: 1e-4; 1e-3 takes half as long).")
     ] = None,
@@ -68,31 +78,45 @@ def likelihood(
     """
     both = bound == flow
     mistakes = [*check_ending(out, ".json", "--out"), *check_ending(plot, ".png", "--plot")]
-    if rtol is not None and (solver != "adaptive" or not 0 < rtol < 1):
+    if rtol is not None and (solver not in (None, "adaptive") or not 0 < rtol < 1):
         mistakes.append(f"--rtol {rtol:g} is the tolerance of --solver adaptive, above 0 and below 1.")
-    if plot is not None and not (bound or both):
-        mistakes.append("--plot draws the bound, which --flow leaves out. Drop one of the two.")
+    of_flow = {"--solver": solver, "--rtol": rtol, "--probes": probes}
+    of_bound = {"--grid": grid, "--variance": variance, "--terms": terms, "--plot": plot}
+    if bound and not flow:
+        mistakes += [
+            f"{name} is of the flow, which --bound leaves out. Drop one of the two." for name in _given(of_flow)
+        ]
+    if flow and not bound:
+        mistakes += [
+            f"{name} is of the bound, which --flow leaves out. Drop one of the two." for name in _given(of_bound)
+        ]
+        if steps is not None and solver in (None, "adaptive"):
+            mistakes.append("--steps is of the bound, which --flow leaves out, and of --solver heun and rk4. Drop it.")
     refuse(mistakes)
 
     import json
 
     from inkwash.evaluation import BoundSettings, FlowSettings, held_out, measure, trace_for, weights_hash
+    from inkwash.grids import AnyGrid
+    from inkwash.kinds import from_text
     from inkwash.likelihood import Adaptive, HeunSteps, Rk4Steps
     from inkwash.modelfolder import find_model
     from inkwash.pipeline import load
 
+    count = 100 if steps is None else steps
+    chain = BoundSettings(count, None if grid is None else from_text(AnyGrid, grid, "grid"), variance, terms)
+    fixed = {"heun": HeunSteps, "rk4": Rk4Steps}
+    how = fixed[solver](count) if solver in fixed else Adaptive(*((rtol, rtol) if rtol is not None else ()))
     pipe = load(run, device=device, precision=precision, trust=trust)
     with bar("Preparing data") as told:
         examples, rows = held_out(run, data, split, progress=counted(told))
-    fixed = {"heun": HeunSteps, "rk4": Rk4Steps}
-    how = Adaptive(*((rtol, rtol) if rtol is not None else ())) if solver == "adaptive" else fixed[solver](steps)
     with bar("Measuring") as told:
         found = measure(
             pipe,
             examples,
             n,
             rows=rows,
-            bound=BoundSettings(steps, variance=variance, terms=terms) if bound or both else None,
+            bound=chain if bound or both else None,
             flow=FlowSettings(how, trace_for(pipe.config.shape, probes)) if flow or both else None,
             seed=seed,
             batch_size=batch_size,
@@ -115,6 +139,10 @@ def likelihood(
     say(f"Figures in {written[0]}" + (f", the bound step by step in {written[1]}" if len(written) > 1 else ""))
 
 
+def _given(options: Mapping[str, object]) -> list[str]:
+    return [name for name, value in options.items() if value is not None]
+
+
 def _told(found: Measurement, split: str) -> str:
     """The figures and what each is, for people."""
     binned, count = found.unit == "bits/dim", found.settings["n"]
@@ -134,16 +162,19 @@ def _told(found: Measurement, split: str) -> str:
         rows["bound"] = f"{_pm(b.total)}  {some(b.calls, 'call')} each"
         of = "-log2 P of the 8-bit data" if binned else "-ln p of the data"
         notes.append(
-            f"bound: an upper bound of {of} under the chain of {some(steps, 'step')} with {b.variance} variance."
+            f"bound: an upper bound of {of} under the chain of {some(steps, 'step')} with {b.variance} variance, on "
+            f"the grid {b.grid} down to sigma/alpha = {b.least:.2g}."
         )
     if (f := found.flow) is not None:
         rows["flow"] = f"{_pm(f.value)}  {f.calls:.0f} evaluations each"
         what = (
-            "on average an upper bound of -log2 P of the 8-bit data under the flow, by uniform dequantisation"
+            "on average an upper bound of -log2 P of the 8-bit data, by uniform dequantisation,"
             if binned
-            else "-ln p of the data, with a thousandth of noise, under the flow"
+            else "-ln p of the data"
         )
-        notes.append(f"flow: {what}; the solver's error and the probes' noise are no bounds.")
+        exact = found.settings["flow_settings"]["trace"]["kind"] == "exact"
+        errors = "the solver's error is no bound" if exact else "the solver's error and the probes' noise are no bounds"
+        notes.append(f"flow: {what} under the flow down to sigma/alpha = {f.least:.2g}; {errors}.")
     return "\n".join([*lines, table(rows), *notes])
 
 

@@ -22,9 +22,9 @@ from inkwash._version import __version__
 from inkwash.bound import Variance
 from inkwash.codec import Pixels
 from inkwash.data import Dataset, DataSpec, Progress, load, order, split
-from inkwash.grids import AnyGrid, Even
+from inkwash.grids import AnyGrid, Grid
 from inkwash.guidance import Chunked
-from inkwash.kinds import from_table, to_table
+from inkwash.kinds import from_table, in_text, to_table
 from inkwash.likelihood import (
     MOST_EXACT,
     SMALLEST_RATIO,
@@ -37,10 +37,12 @@ from inkwash.likelihood import (
     bits_per_dim,
     dequantised,
     discrete_bound,
+    flow_start,
     log_likelihood,
 )
 from inkwash.modelfolder import find_model
 from inkwash.noise import Philox
+from inkwash.paths import ratio
 from inkwash.pipeline import Pipeline
 from inkwash.targets import check
 from inkwash.types import Component, Condition, Denoised, Denoiser, Query
@@ -75,14 +77,15 @@ class Interval:
 class BoundSettings(Component):
     """The chain whose bound is computed.
 
-    steps, grid: its times, on a table's entries where the model's path is a table. The last one before 0 should have
-    noise of about a bin's width: smaller noise no network sees. variance: of its steps; by default the learned one
-    where there is one, else the large one, which had the tighter bound where it was measured (docs/likelihood.md).
-    terms: evaluate so many of the steps, chosen at random for each example (None: all).
+    steps, grid: its times, on a table's entries where the model's path is a table; without a grid those the model
+    samples on. The last one before 0 should have noise of about a bin's width: smaller noise no network sees.
+    variance: of its steps; by default the learned one where there is one, else the large one, which had the tighter
+    bound on every path once the grid reaches such noise (docs/likelihood.md). terms: evaluate so many of the steps,
+    chosen at random for each example (None: all).
     """
 
     steps: int = 100
-    grid: AnyGrid = field(default_factory=Even)
+    grid: AnyGrid | None = None
     variance: Variance | None = None
     terms: int | None = None
 
@@ -98,7 +101,10 @@ class FlowSettings(Component):
 
 @dataclass(frozen=True)
 class BoundFigures:
-    """The bound in its parts: L_T, the middle steps, L_0, and all; times [N+1], and the mean of each step [N]."""
+    """The bound in its parts: L_T, the middle steps, L_0, and all; times [N+1], and the mean of each step [N].
+
+    least: the noise-to-signal ratio of the last time before 0; grid: as text.
+    """
 
     prior: Interval
     middle: Interval
@@ -107,14 +113,21 @@ class BoundFigures:
     times: tuple[float, ...]
     steps: tuple[float, ...]
     variance: Variance
+    grid: str
+    least: float
     calls: int
 
 
 @dataclass(frozen=True)
 class FlowFigures:
-    """The flow's negative log-likelihood; calls: evaluations of the network for an example, on average over batches."""
+    """The flow's negative log-likelihood.
+
+    least: the noise-to-signal ratio at which the flow ends, near the data; calls: evaluations of the network for an
+    example, on average over batches.
+    """
 
     value: Interval
+    least: float
     calls: float
 
 
@@ -183,10 +196,11 @@ def measure(
     null label; guidance is 1 and nothing is clipped or mirrored. batch_size: examples in every pass; the last digits
     depend on it. Raises ValueError for data the model was not made for, and for what cannot be computed with it.
     """
+    grid = bound.grid if bound is not None and bound.grid is not None else pipe.config.sampling.grid
     examples = _Examples.of(pipe, data, n, rows, seed, min(batch_size, n))
     jobs = sum(s is not None for s in (bound, flow))
     told = [(lambda share, k=k: watch((k + share) / jobs) if watch else None) for k in range(jobs)]
-    found_bound = None if bound is None else _bound(examples, bound, told.pop(0))
+    found_bound = None if bound is None else _bound(examples, bound, grid, told.pop(0))
     found_flow = None if flow is None else _flow(examples, flow, told.pop(0))
     settings = {
         "data": {"name": data.name, "fingerprint": data.fingerprint, "of": len(data) if rows is None else len(rows)},
@@ -194,7 +208,7 @@ def measure(
         "seed": seed,
         "labels": examples.labels,
         "guidance": 1.0,
-        "bound_settings": None if bound is None else to_table(bound),
+        "bound_settings": None if bound is None else to_table(replace(bound, grid=grid)),
         "flow_settings": None if flow is None else to_table(flow),
         "dequantisation": "uniform in the bin" if flow is not None and examples.bin is not None else None,
         "batch_size": examples.size,
@@ -286,9 +300,9 @@ class _Told:
         return self.denoiser(query, cond)
 
 
-def _bound(examples: _Examples, settings: BoundSettings, watch: Watch) -> BoundFigures:
+def _bound(examples: _Examples, settings: BoundSettings, grid: Grid, watch: Watch) -> BoundFigures:
     model, codec = examples.pipe.model, examples.pipe.config.codec
-    times = settings.grid(model.path, settings.steps)
+    times = grid(model.path, settings.steps)
     times = torch.cat([torch.unique(model.path.snap(times[:-1])).flip(0), times[-1:]])  # in falling order, each once
     check(model.path, model.target, times[:-1])
     variance: Variance = settings.variance or ("learned" if model.learned_variance else "large")
@@ -314,6 +328,8 @@ def _bound(examples: _Examples, settings: BoundSettings, watch: Watch) -> BoundF
         times=tuple(times.tolist()),
         steps=tuple(each[1:].mean(1).tolist()),
         variance=variance,
+        grid=in_text(grid),
+        least=float(ratio(model.path(times[-2]))),
         calls=calls,
     )
 
@@ -322,7 +338,8 @@ def _flow(examples: _Examples, settings: FlowSettings, watch: Watch) -> FlowFigu
     model, codec = examples.pipe.model, examples.pipe.config.codec
     end = torch.ones(1, dtype=torch.float64)
     check(model.path, model.target, end)
-    low, high = math.atan(settings.smallest), float(angle(model.path, end))
+    least = flow_start(model.path, settings.smallest)
+    low, high = math.atan(least), float(angle(model.path, end))
 
     def share(query: Query) -> float:
         here = float(angle(model.path, query.t).clamp(low, high).log().mean())
@@ -348,7 +365,7 @@ def _flow(examples: _Examples, settings: FlowSettings, watch: Watch) -> FlowFigu
             values.append(bits_per_dim(log_p, examples.dims, examples.bin))
         denoiser.batch += 1
     watch(1.0)
-    return FlowFigures(Interval.of(torch.cat(values)), denoiser.calls / denoiser.batch)
+    return FlowFigures(Interval.of(torch.cat(values)), least, denoiser.calls / denoiser.batch)
 
 
 def trace_for(shape: tuple[int, ...], probes: int | None) -> Exact | Hutchinson:
