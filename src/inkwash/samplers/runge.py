@@ -152,9 +152,7 @@ class RungeKutta(Component):
         if bool((goal == stop).all()):
             return x
         pred = yield Query(x, t, t)
-        return torch.where(
-            like(goal == stop, x).bool(), x, like(final.alpha, x) * pred.x0 + like(final.sigma, x) * pred.eps
-        )
+        return torch.where(like(goal == stop, x).bool(), x, like(final.alpha, x) * pred.x0)  # sigma is 0 there
 
 
 def _size(c: Coeffs) -> Tensor:
