@@ -47,11 +47,12 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "test_kinds.py",
         "test_diffusers.py",
         "test_diffusers_multistep.py",
+        "test_samplers_ends.py",
         "test_samplers_mixture.py",
     ),
     "objectives": ("test_objectives.py", "test_weights.py", "test_coupling.py", "test_bound.py", "test_kinds.py"),
     "bound": ("test_bound.py",),
-    "likelihood": ("test_likelihood.py",),
+    "likelihood": ("test_likelihood.py", "test_samplers_ends.py"),
 }
 
 
