@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 import gaussian
+from affine import EVERY
 from gaussian import flow_map, model
 from inkwash.drive import drive
 from inkwash.grids import Karras, spread
 from inkwash.guidance import Along, highest
 from inkwash.noise import Philox
 from inkwash.paths import VE, VP, CosineSchedule, Linear, Shifted, SigmoidSchedule, Table, ratio
-from inkwash.samplers import Ancestral, Ddim
+from inkwash.samplers import Ancestral, Ddim, RungeKutta
 from inkwash.targets import Edm, V
 from inkwash.types import Condition, Denoised, Path, Query, Sampler
 
@@ -62,6 +63,49 @@ def test_the_same_trajectory_after_the_change_of_variables(trained: str, path: s
     assert len(found) == 7
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9)
+
+
+def moved(trained: str, path: str) -> tuple[Path, Path, Tensor, Tensor, Tensor]:
+    """Both paths, times on the one sampled along, the same noise on the other, and standard normals to start from."""
+    here, there = ROADS[path], ROADS[trained]
+    times = Karras(low=0.05, high=50.0)(here, 7)
+    z = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    return here, there, times, there.time(ratio(here(times))), z
+
+
+def end(sampler: Sampler, path: Path, denoiser: object, x: Tensor, times: Tensor) -> Tensor:
+    """What a run makes, at t = 0."""
+    coroutine = sampler(path, x, spread(times, len(x)), Philox(0, torch.arange(len(x))))
+    return drive(coroutine, denoiser, Condition())  # type: ignore[arg-type]
+
+
+EACH = EVERY | {"rk45": RungeKutta(last=0.02)}  # a table's first entry is above the usual `last`
+SOME = [("edm", "flow"), ("flow", "edm"), ("vp", "flow"), ("edm", "vp cosine"), ("table", "theirs"), ("vp", "shifted")]
+OF_RATIOS = ("ddim", "dpm++", "unipc", "deis", "ipndm", "rk45")  # the others' steps are in the path's own time
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in EACH if n.startswith(OF_RATIOS) and "large" not in n and "learned" not in n]
+)
+@pytest.mark.parametrize(("trained", "path"), SOME)
+def test_samplers_of_ratios_draw_the_same_on_every_path(trained: str, path: str, name: str) -> None:
+    """At equal ratios x/alpha is the same for a model on its own path and along another; at the end it is x."""
+    here, there, times, own, z = moved(trained, path)
+    denoiser = model(there, Edm())
+    wanted = end(EACH[name], there, denoiser, z * scale(there, own[:1]), own)
+    found = end(EACH[name], here, Along(denoiser, there, here), z * scale(here, times[:1]), times)
+    torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", [n for n in EACH if "learned" not in n])  # what a model of another path has not
+@pytest.mark.parametrize(("trained", "path"), SOME)
+def test_every_sampler_is_that_of_a_model_of_the_path(trained: str, path: str, name: str) -> None:
+    """Along a path it draws what it draws with the exact model trained on it, with the same noise."""
+    here, there, times, _, z = moved(trained, path)
+    x = z * scale(here, times[:1])
+    found = end(EACH[name], here, Along(model(there, Edm()), there, here), x, times)
+    wanted = end(EACH[name], here, model(here, V()), x, times)
+    torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize(("trained", "path"), PAIRS)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from affine import EVERY
 from gaussian import PATHS
 from inkwash.drive import drive
 from inkwash.grids import grid
@@ -16,7 +17,7 @@ from inkwash.guidance import Chunked, Clipped, Guided
 from inkwash.noise import Philox
 from inkwash.paths import Linear, LinearBetas, Table
 from inkwash.samplers import Ancestral, Ddim, Heun
-from inkwash.types import Condition, Denoised, Path, Query
+from inkwash.types import Condition, Denoised, Denoiser, Path, Query
 
 MEANS = torch.tensor([-1.5, 0.5, 2.0], dtype=torch.float64)
 SHARE = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
@@ -135,6 +136,71 @@ def test_guided_samples_follow_the_guided_gaussian_field() -> None:
     coroutine = Heun()(Linear(), x, grid(400, 4), Philox(0, torch.arange(4)))
     out = drive(coroutine, Guided(denoiser, w), Condition(torch.zeros(4, dtype=torch.int64)))
     torch.testing.assert_close(out.flatten(), 1.2 * w + LAM**0.5 * 0.4, rtol=1e-4, atol=1e-4)
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Exact denoisers of N(mu, lam) for every label; label -1 is the null."""
+
+    path: Path
+    mu: Tensor
+    lam: Tensor
+
+    def __call__(self, query: Query, cond: Condition) -> Denoised:
+        assert cond.label is not None
+        c, label = self.path(query.t), cond.label
+        alpha, sigma, mu, lam = c.alpha[:, None], c.sigma[:, None], self.mu[label], self.lam[label]
+        z = (query.x - alpha * mu) / (alpha**2 * lam + sigma**2)
+        return Denoised(mu + alpha * lam * z, sigma * z, torch.full_like(z, 0.25) * (2 + label[:, None]))
+
+
+@pytest.mark.parametrize("path", ["linear", "vp"])
+@pytest.mark.parametrize("name", EVERY)
+def test_every_sampler_follows_the_guided_field(name: str, path: str) -> None:
+    """Gaussian classes of different widths: w·D_c + (1 - w)·D_null, linear in x (math.md, the example after eq. 22).
+
+    The sampler on two answers and the sampler on the closed form make the same, row by row, each with its own scale.
+    """
+    p, labels = PATHS[path], torch.tensor([0, 1, 1, 0])
+    mu = torch.tensor([[0.7, -1.3], [2.0, 0.4], [0.1, -0.2]], dtype=torch.float64)  # the last is the null's
+    lam = torch.tensor([[0.25, 1.0], [0.04, 2.5], [1.7, 0.6]], dtype=torch.float64)
+    w = torch.tensor([1.0, 3.0, 0.0, -0.5], dtype=torch.float64)[:, None]
+
+    def closed(query: Query, cond: Condition) -> Denoised:
+        alpha, sigma = (v[:, None] for v in p(query.t)[:2])
+        s_c, s_n = alpha**2 * lam[labels] + sigma**2, alpha**2 * lam[2] + sigma**2
+        of_class = mu[labels] + alpha * lam[labels] / s_c * (query.x - alpha * mu[labels])
+        of_null = mu[2] + alpha * lam[2] / s_n * (query.x - alpha * mu[2])
+        x0 = w * of_class + (1 - w) * of_null
+        eps = sigma * (w * (query.x - alpha * mu[labels]) / s_c + (1 - w) * (query.x - alpha * mu[2]) / s_n)
+        return Denoised(x0, eps, torch.full_like(x0, 0.25) * (2 + labels[:, None]))
+
+    x = torch.tensor([[0.3, -1.0], [1.1, 0.4], [-0.6, 2.0], [-1.7, 0.1]], dtype=torch.float64)
+    times = grid([1.0, 0.8, 0.55, 0.3, 0.12, 0.0], 4)
+
+    def run(denoiser: Denoiser) -> Tensor:
+        coroutine = EVERY[name](p, x, times, Philox(0, torch.arange(4)))
+        return drive(coroutine, denoiser, Condition(labels))
+
+    found, wanted = run(Guided(Classes(p, mu, lam), w[:, 0])), run(closed)
+    assert torch.allclose(found, wanted, rtol=1e-10, atol=1e-10)
+    plain = run(Classes(p, mu, lam))
+    assert torch.allclose(found[0], plain[0], rtol=1e-12)
+    assert float((found - plain)[1:].abs().amin(1).max()) > 0.1  # guidance is not for nothing
+
+
+@pytest.mark.parametrize("scale", [[1.0, 2.0, 1.0], [0.0, 1.0, 1.0], [2.0, 3.0, 1.5], [1.0, 1.0, 1.0]])
+def test_a_learned_variance_is_that_of_the_rows_asked_for(scale: list[float]) -> None:
+    """As many rows as were asked for, of the labelled answers alone, however many null rows were asked beside them."""
+    label = torch.tensor([1, 0, 1])
+    classes = Classes(Linear(), torch.zeros(3, 2, dtype=torch.float64), torch.ones(3, 2, dtype=torch.float64))
+    answer = Guided(classes, torch.tensor(scale))(
+        Query(torch.ones(3, 2, dtype=torch.float64), *2 * [torch.full((3,), 0.5, dtype=torch.float64)]),
+        Condition(label),
+    )
+    assert answer.var_mix is not None
+    assert answer.x0.shape == answer.eps.shape == answer.var_mix.shape == (3, 2)
+    assert answer.var_mix.tolist() == [[0.75] * 2, [0.5] * 2, [0.75] * 2]
 
 
 def wild(path: Path) -> Callable[[Query, Condition], Denoised]:
