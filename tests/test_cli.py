@@ -468,3 +468,11 @@ def test_weights_that_do_not_fit_their_config_are_a_mistake_not_a_bug(inkwash_, 
     save_model(wider, model.net.state_dict(), place / "misfit")
     told = mistakes(inkwash_("sample", "misfit"))[0]
     assert "The weights in misfit do not fit its config.json" in told and "size mismatch" in told
+
+
+@pytest.mark.parametrize("command", ["sample", "compare", "likelihood", "edit", "interpolate"])
+def test_how_many_is_said_with_one_dash_or_two(inkwash_, command: str) -> None:
+    for name in ("-n", "--n"):
+        said = inkwash_(command, "nowhere", name, "none")
+        assert said.status == 2 and "n none should be a valid integer" in said.err
+        assert "o such option" not in said.err

@@ -20,7 +20,7 @@ _what, _how, _where = (partial(typer.Option, rich_help_panel=name) for name in (
 def compare(
     ctx: typer.Context,
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or a model's.")],
-    n: Annotated[int | None, _what("-n", help="How many in each cell (default: 6; 2000 points).", min=1)] = None,
+    n: Annotated[int | None, _what("--n", "-n", help="How many in each cell (default: 6; 2000 points).", min=1)] = None,
     label: Annotated[
         list[str] | None, _what(help="A class by name or index, repeatable (default: all in turn).")
     ] = None,

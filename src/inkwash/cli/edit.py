@@ -37,7 +37,7 @@ def edit(
     label: Annotated[
         list[str] | None, _how(help="What to draw: a class by name or index, repeatable (default: any class).")
     ] = None,
-    n: Annotated[int | None, _how("-n", help="How many (default: 4).", min=1)] = None,
+    n: Annotated[int | None, _how("--n", "-n", help="How many (default: 4).", min=1)] = None,
     resample: Annotated[
         int | None, _how(help="With --mask: walk each step this often, so that the parts agree (default: 1).")
     ] = None,

@@ -21,7 +21,7 @@ def interpolate(
         typer.Argument(metavar="[PICTURE_A PICTURE_B]", help="Picture files, or SOURCE:INDEX of a data set."),
     ] = None,
     seeds: Annotated[str | None, _what(help="From one seed's picture to another's (default: 0,1).")] = None,
-    n: Annotated[int, _what("-n", help="How many, with both ends.", min=2)] = 9,
+    n: Annotated[int, _what("--n", "-n", help="How many, with both ends.", min=2)] = 9,
     label: Annotated[str | None, _what(help="A class by name or index (default: any class).")] = None,
     guidance: Annotated[
         float | None, _how(help="How strictly to follow the label; 1 is off (default: the model's; of pictures 1).")

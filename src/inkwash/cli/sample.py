@@ -21,7 +21,7 @@ def sample(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or a model's.")],
     n: Annotated[
         int | None,
-        _what("-n", help="How many (default: 4 of each class, or 16; 2000 points).", min=1),
+        _what("--n", "-n", help="How many (default: 4 of each class, or 16; 2000 points).", min=1),
     ] = None,
     label: Annotated[
         list[str] | None,
