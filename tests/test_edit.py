@@ -672,7 +672,8 @@ def test_restore() -> None:
     assert (got.measure, got.noise_std, got.data_std, got.iterations) == (see, 0.1, 0.7, 4)
     plain = Restore(Blur(1.5), y)
     assert (plain.noise_std, plain.data_std, plain.iterations) == (0.05, 0.5, 10)
-    assert plain.settings() == {"edit": "restore", "measure": "blur", "std": 1.5, "noise_std": 0.05, "data_std": 0.5}
+    told = {"edit": "restore", "measure": "blur", "std": 1.5, "noise_std": 0.05, "data_std": 0.5, "iterations": 10}
+    assert plain.settings() == told and replace(plain, iterations=3).settings() == told | {"iterations": 3}
     assert "see" in Restore(see, y).settings()["measure"]
 
 

@@ -134,11 +134,12 @@ class Restore(Edit):
         )
 
     def settings(self) -> dict[str, Any]:
-        """The measurement, and the deviations it was weighed with."""
+        """The measurement, the deviations it was weighed with, and the iterations."""
         measure = to_table(self.measure) if is_dataclass(self.measure) else repr(self.measure)
         name = type(self.measure).__name__.lower()
         told = {"measure": name, **measure} if isinstance(measure, dict) else {"measure": measure}
-        return {"edit": "restore", **told, "noise_std": self.noise_std, "data_std": self.data_std}
+        weighed = {"noise_std": self.noise_std, "data_std": self.data_std, "iterations": self.iterations}
+        return {"edit": "restore", **told, **weighed}
 
 
 @dataclass(frozen=True)
