@@ -12,6 +12,22 @@ from inkwash.recipes import builtin_names, write_recipe
 
 STEPS_9 = {"path": {"kind": "table", "betas": {"kind": "cosine", "steps": 9}}}
 
+EXPLODING = {
+    "data": {"source": "x"},
+    "path": "ve",
+    "target": "edm",
+    "objective": {"times": "log-normal-noise"},
+    "sampler": {"grid": "karras"},
+}
+SIGMOID = {"kind": "vp", "schedule": "sigmoid"}
+COSINE = {
+    "path": {"kind": "vp", "schedule": "cosine"},
+    "target": "eps",
+    "sampler": {"grid": {"times": [0.99, 0]}, "steps": 1},
+}
+LEARNED = {"objective": "hybrid", "path": "linear", "sampler": {"grid": {"times": [0.99, 0]}, "steps": 1}}
+COUPLED = {"objective": {"coupling": "optimal-transport"}}
+
 
 def mistakes(source: Any, *args: Any) -> list[str]:
     with pytest.raises(RecipeError) as error:
@@ -63,6 +79,48 @@ def test_all_mistakes_are_told_at_once_with_the_nearest_names() -> None:
             {"data": {"source": "x"}, "path": "table", "target": "v", "inputs": "indexed", **STEPS_9},
             "has 9. Leave inputs",
         ),
+        (
+            {"data": {"source": "x"}, "path": "ve", "target": "edm"},
+            'use [objective] times = "log-normal-noise", [sampler] grid = "karras".',
+        ),
+        (
+            {**EXPLODING, "path": {"kind": "shifted", "factor": 0.5, "path": "ve"}, "target": "flow"},
+            "VE(top=80.0), factor=0.5) t is the noise level itself, and only its lowest few hundredths are "
+            'near the data\'s: use target = "edm" (flow',
+        ),
+        (EXPLODING | {"objective": {"times": "logit-normal"}}, 'data\'s: use [objective] times = "log-normal-noise".'),
+        (EXPLODING | {"sampler": {"grid": "quadratic"}}, 'data\'s: use [sampler] grid = "karras".'),
+        ({"data": {"source": "x"}, "sampler": {"path": "ve"}}, "On VE(top=80.0) t is the noise level"),
+        (
+            EXPLODING | {"objective": {"times": "uniform"}, "sampler": {"path": "linear"}},
+            "On VE(top=80.0) t is the noise level itself, and only its lowest few hundredths are near the data's: use "
+            '[objective] times = "log-normal-noise".',
+        ),
+        ({"data": {"source": "x"}, **LEARNED, "target": "eps"}, "determine data and noise at t = 1 (alpha = 0"),
+        ({"data": {"source": "x"}, "objective": {"kind": "bound", "steps": 7}, **COSINE}, "at t = 1 (alpha = "),
+        (
+            {"data": {"source": "x"}, "sampler": {"method": {"kind": "ancestral", "added": "learned"}}},
+            "needs a model that learned its variance",
+        ),
+        (
+            {"data": {"source": "x"}, "path": SIGMOID, "target": "v", "sampler": {"method": "euler"}},
+            "is infinite at t = 1, where a solver in t cannot start",
+        ),
+        (
+            {"data": {"source": "x"}, "path": SIGMOID, "sampler": {"method": "ddim"}},
+            "There a time derivative",
+        ),
+        (
+            {"data": {"source": "x"}, **COUPLED, "sampler": {"method": "ancestral"}},
+            "only the flow between them is right. This takes a deterministic sampler",
+        ),
+        ({"data": {"source": "x"}, "sampler": {"grid": {"times": [1, 0.1]}, "steps": 1}}, "end them at 0"),
+        ({"data": {"source": "x"}, "sampler": {"steps": 10_001}}, "steps = 10001 is too many"),
+        ({"data": {"source": "x"}, "objective": {"learns_variance": True}}, "objective.learns_variance is unknown."),
+        (
+            {"data": {"source": "x"}, "objective": {"kind": "bound", "learns_variance": 1}},
+            "learns_variance is unknown.",
+        ),
         ({"data": {"source": "x"}, "path": {"steps": 5}}, "path has no settings besides its kind"),
         ({"data": {"source": "x"}, "path": {"kind": "table", "betas": "cosin"}}, "Did you mean cosine?"),
         ({"data": {"source": "x"}, "train": {"steps": 1, "minutes": 1}}, "both say how long"),
@@ -85,6 +143,31 @@ def test_a_tables_kind_may_be_left_out_where_its_keys_say_it() -> None:
     assert read_recipe("roll", None, ["net.width=64"]).net == MLP(width=64)
     tiny = read_recipe("fashion-mnist", {"net.kind": "unet", "net.preset": "tiny"}, ["net.dropout=0.2"])
     assert tiny.net == UNet("tiny", dropout=0.2)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        EXPLODING,
+        EXPLODING | {"objective": {"times": "importance"}, "sampler": {"path": "linear"}},
+        {"sampler": {"path": "ve", "grid": "log-snr"}},
+        {**LEARNED, "target": "v"},
+        {**LEARNED, "objective": "regression", "target": "eps"},
+        {"objective": "bound", "path": "table", "target": "eps", "sampler": {"method": "ancestral"}},
+        {"objective": "hybrid", "sampler": {"method": {"kind": "ancestral", "added": "learned"}}},
+        {"path": SIGMOID, "target": "v", "sampler": {"method": "ddim"}},
+        {**COUPLED, "sampler": {"method": {"kind": "ddim", "eta": 0.0}}},
+    ],
+)
+def test_what_fits_is_let_through(table: dict[str, Any]) -> None:
+    read_recipe({"data": {"source": "x"}, **table})
+
+
+def test_a_class_variable_is_no_setting() -> None:
+    (said,) = mistakes("photos", None, ["objective.learns_variance=true"])
+    assert "objective.learns_variance is unknown. Did you mean objective." in said or "There are" in said
+    (said,) = mistakes({"data": {"source": "x"}, "learns_variance": True})
+    assert "objective.learns_variance" not in said
 
 
 def test_files_that_are_missing_or_not_toml(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +14,14 @@ from torch import Tensor, nn
 import gaussian
 from gaussian import PAIRS, PATHS, TARGETS
 from inkwash.data import Dataset, DataSpec
+from inkwash.grids import Karras
 from inkwash.model import EdmInputs, Indexed, Model, Plain, UnitVariance
-from inkwash.paths import VE, VP, CosineSchedule, Linear, LinearBetas, Shifted, Table
+from inkwash.objectives import Regression
+from inkwash.paths import VE, VP, CosineSchedule, Linear, LinearBetas, Shifted, Table, is_noise_level
 from inkwash.recipes import Recipe
+from inkwash.sampling import Sampling
 from inkwash.targets import X0, Edm, Eps, Flow, V, check, mixed, solve, trained_times
+from inkwash.times import LogNormalNoise
 from inkwash.training.setup import set_up
 from inkwash.types import Coeffs, Condition, Path, Query
 
@@ -256,14 +261,18 @@ def test_only_without_signal_is_the_noise_to_blame() -> None:
         (Table(LinearBetas(30)), V(), Indexed(30)),
         (VE(), V(), EdmInputs(1.155)),
         (VE(), Edm(0.7), EdmInputs(0.7)),
+        (Shifted(VE(), 0.5), V(), EdmInputs(1.155)),
+        (Shifted(Linear(), 0.5), V(), UnitVariance(1.155)),
         (Linear(), Edm(0.7), EdmInputs(0.7)),
         (Table(LinearBetas(30)), Edm(), EdmInputs(0.5)),
     ],
 )
-def test_inputs_that_a_recipe_leaves_open(path: object, target: object, inputs: object) -> None:
+def test_inputs_that_a_recipe_leaves_open(path: Any, target: Any, inputs: object) -> None:
     """The clock is the table's index, EDM's for its path or target, and else 1000·t; the deviation is the data's."""
     points = np.array([[-1.5, 1.5], [0.5, -0.5]], dtype=np.float32)  # encoded to -1 and 1
-    made = set_up(Recipe(DataSpec("x"), path, target), Dataset("x", points, None, (), None, "", True))  # type: ignore[arg-type]
+    exploding = {"objective": Regression(times=LogNormalNoise()), "sampler": Sampling(grid=Karras())}
+    settings: Any = exploding if is_noise_level(path) else {}
+    made = set_up(Recipe(DataSpec("x"), path, target, **settings), Dataset("x", points, None, (), None, "", True))
     assert made.model.inputs == made.recipe.inputs == inputs
 
 

@@ -447,6 +447,21 @@ def test_another_objective_begins_with_a_memory_of_its_own(tmp_path: Path) -> No
     assert after["memory.seen"].sum() == 8
 
 
+def test_a_memory_does_not_outlive_its_objective(tmp_path: Path) -> None:
+    """A bound's losses are no hybrid's, though their tables are of one shape."""
+    times = {"kind": "importance", "bins": 5, "history": 2}
+    first, other = (
+        replace(plane(train={"steps": n}), objective=from_table(AnyObjective, {"kind": k, "steps": 9, "times": times}))
+        for n, k in ((4, "hybrid"), (5, "bound"))
+    )
+    finish(first, tmp_path / "run")
+    kept = state(tmp_path / "run/checkpoints/step-4")["memory.seen"].sum()
+    finish(replace(first, train=replace(first.train, steps=5)), resume=tmp_path / "run")
+    assert state(tmp_path / "run/checkpoints/step-5")["memory.seen"].sum() == kept / 4 * 5
+    finish(replace(other, train=replace(other.train, steps=6)), resume=tmp_path / "run")
+    assert state(tmp_path / "run/checkpoints/step-6")["memory.seen"].sum() == kept / 4
+
+
 def test_a_learned_variance_is_trained_saved_and_sampled_with(tmp_path: Path) -> None:
     finish(plane(train={"steps": 4}), tmp_path / "run")
     model = inkwash.load(tmp_path / "run", device="cpu").model
@@ -511,7 +526,7 @@ def test_optimal_transport_trains_and_without_scipy_says_so_first(
     r = plane(train={"steps": 2})
     r = replace(r, objective=Regression(coupling=OptimalTransport()))
     assert finish(r, tmp_path / "run")[-1].step == 2
-    monkeypatch.setattr("inkwash.training.loop.find_spec", lambda name: None if name == "scipy" else object())
+    monkeypatch.setattr("inkwash.objectives.coupling.find_spec", lambda name: None if name == "scipy" else object())
     with pytest.raises(ValueError, match=r'needs scipy: pip install "inkwash\[ot\]"'):
         finish(r, tmp_path / "other")
     assert not (tmp_path / "other").exists()

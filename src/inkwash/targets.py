@@ -139,6 +139,8 @@ def check(path: Path, target: Target, times: Tensor) -> None:
         i = int(bad[0])
         alpha, sigma = float(c.alpha.flatten()[i]), float(c.sigma.flatten()[i])
         why = "There x is noise alone, and the noise says nothing of the data. " if alpha == 0 else ""
+        if not bool(det.flatten()[i].isfinite()):
+            why = "There a time derivative of the path, which the target is made of, is infinite. "
         raise ValueError(
             f"{target} does not determine data and noise at t = {float(times.flatten()[i]):.6g} (alpha = {alpha:.3g}, "
             f"sigma = {sigma:.3g}) of {path}: alpha·b - sigma·a = {float(det.flatten()[i]):.3g}. {why}"

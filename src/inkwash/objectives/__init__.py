@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from inkwash.kinds import OneOf
-from inkwash.objectives.coupling import AnyCoupling, Independent, OptimalTransport
+from inkwash.objectives.coupling import AnyCoupling, Independent, OptimalTransport, Requiring
 from inkwash.objectives.hybrid import Bound, Hybrid
 from inkwash.objectives.regression import Noised, Regression, noised
 from inkwash.objectives.weights import (
@@ -38,6 +38,7 @@ __all__ = [
     "Noised",
     "OptimalTransport",
     "Regression",
+    "Requiring",
     "SigmoidWeight",
     "SoftMinSnr",
     "Unweighted",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Literal, Protocol
+from importlib.util import find_spec
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,6 +18,15 @@ class Coupling(Protocol):
 
     def __call__(self, x0: Tensor, eps: Tensor, cond: Condition) -> Tensor:
         """The rows of eps [B, ...] in another order: row i goes with row i of x0."""
+        ...
+
+
+@runtime_checkable
+class Requiring(Protocol):
+    """An objective or a coupling that needs what may not be there. It is asked before a run is set up."""
+
+    def require(self) -> None:
+        """Raise ValueError where something is missing, with how to get it."""
         ...
 
 
@@ -43,6 +53,11 @@ class OptimalTransport(Component):
     """
 
     kind: Literal["optimal-transport"] = field(default="optimal-transport", kw_only=True, repr=False)
+
+    def require(self) -> None:
+        """Raise ValueError where scipy is not installed."""
+        if find_spec("scipy") is None:
+            raise ValueError('Optimal-transport coupling needs scipy: pip install "inkwash[ot]", or leave it out.')
 
     def __call__(self, x0: Tensor, eps: Tensor, cond: Condition) -> Tensor:
         """The rows of eps in the order of the assignment."""

@@ -18,8 +18,20 @@ from inkwash.times import AnyDensity, Uniform
 from inkwash.types import Batch, Coeffs, Denoised, Noise, Path, like
 
 
+class _OfChain(OverTimes):
+    """An objective of a chain's steps, asked at their upper ends: also at t = 1 itself."""
+
+    steps: int
+    learns_variance: ClassVar[bool] = True
+
+    def asked(self, path: Path) -> Tensor:
+        """The upper ends of the steps."""
+        n = _chain(path, self.steps)
+        return torch.arange(1, n + 1, dtype=torch.float64) / n
+
+
 @dataclass(frozen=True)
-class Hybrid(OverTimes):
+class Hybrid(_OfChain):
     """The simple loss teaches the mean, the variational bound the variance: L_simple + lam·L_vlb (math.md, eq. 36).
 
     In L_vlb the mean's gradient is stopped. It is in bits per dimension and times the number of steps, an estimate of
@@ -37,8 +49,6 @@ class Hybrid(OverTimes):
     steps: int = 1000
     kind: Literal["hybrid"] = field(default="hybrid", kw_only=True, repr=False)
 
-    learns_variance: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         if not (self.lam >= 0 and math.isfinite(self.lam)):
             raise ValueError(f"lam = {self.lam} must be 0 or more and finite. The usual value is 0.001.")
@@ -53,7 +63,7 @@ class Hybrid(OverTimes):
 
 
 @dataclass(frozen=True)
-class Bound(OverTimes):
+class Bound(_OfChain):
     """The variational bound alone, for the mean and the variance (Nichol and Dhariwal 2021, L_vlb), as in `Hybrid`.
 
     Its terms differ by orders of magnitude between times: take `Importance` for `times`.
@@ -63,8 +73,6 @@ class Bound(OverTimes):
     times: AnyDensity = field(default_factory=Uniform)
     steps: int = 1000
     kind: Literal["bound"] = field(default="bound", kw_only=True, repr=False)
-
-    learns_variance: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _at_least_one(self.steps)

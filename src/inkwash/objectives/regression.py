@@ -11,10 +11,11 @@ from torch import Tensor
 
 from inkwash.model import Model
 from inkwash.noise import Stream
-from inkwash.objectives.coupling import AnyCoupling, Independent
+from inkwash.objectives.coupling import AnyCoupling, Independent, Requiring
 from inkwash.objectives.weights import AnyWeight, Unweighted, Weight
+from inkwash.targets import trained_times
 from inkwash.times import AnyDensity, Density, Uniform, draw
-from inkwash.types import Batch, Coeffs, Component, Noise, like
+from inkwash.types import Batch, Coeffs, Component, Noise, Path, like
 
 Loss = Literal["mse", "l1", "huber"]
 """Squared error, its root, or squared below 1 and linear above."""
@@ -61,6 +62,15 @@ class OverTimes(Component):
     times: AnyDensity
     learns_variance: ClassVar[bool] = False
 
+    @property
+    def coupled(self) -> bool:
+        """Whether the noise it trains with depends on the data: then only deterministic samplers are right."""
+        return False
+
+    def asked(self, path: Path) -> Tensor:
+        """Times [N] that stand for those it asks a model on `path` at: to check a target before it is trained."""
+        return trained_times(path)
+
     def memory(self) -> dict[str, Tensor]:
         """What the density remembers before the first step; see `inkwash.types.Remembering`."""
         return self.times.memory()
@@ -88,12 +98,22 @@ class Regression(OverTimes):
     coupling: AnyCoupling = field(default_factory=Independent)
     kind: Literal["regression"] = field(default="regression", kw_only=True, repr=False)
 
+    @property
+    def coupled(self) -> bool:
+        """Whether there is a coupling."""
+        return not isinstance(self.coupling, Independent)
+
+    def require(self) -> None:
+        """Raise ValueError where the coupling needs what is not there."""
+        if isinstance(self.coupling, Requiring):
+            self.coupling.require()
+
     def elements(self, model: Model, batch: Batch, noise: Noise) -> Tensor:
         """The weighted loss of every element, of x0's shape, float32 (or x0's own float64).
 
         Raises ValueError for a coupling of data whose noise is given.
         """
-        if not isinstance(self.coupling, Independent):
+        if self.coupled:
             if batch.eps is not None:
                 raise ValueError(
                     f"The data come with the noise they belong to, so {self.coupling} has nothing to pair. "

@@ -14,7 +14,7 @@ from inkwash.paths.betas import Betas, CosineBetas, LinearBetas, QuadraticBetas,
 from inkwash.paths.shifted import Shifted
 from inkwash.paths.straight import VE, Linear
 from inkwash.paths.table import Table, is_table
-from inkwash.paths.variance import forward_variance, least_ratio, posterior_variance, ratio
+from inkwash.paths.variance import forward_variance, is_noise_level, least_ratio, posterior_variance, ratio
 from inkwash.paths.vp import VP, AnySchedule, CosineSchedule, LinearSchedule, SigmoidSchedule
 
 AnyPath = Annotated[Linear | Table | VP | VE | Shifted, OneOf()]
@@ -37,6 +37,7 @@ __all__ = [
     "SigmoidSchedule",
     "Table",
     "forward_variance",
+    "is_noise_level",
     "is_table",
     "least_ratio",
     "posterior_variance",

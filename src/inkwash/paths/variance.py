@@ -21,6 +21,12 @@ def least_ratio(path: Path) -> float:
     return float(ratio(path(path.snap(torch.zeros(1, dtype=torch.float64)))))
 
 
+def is_noise_level(path: Path) -> bool:
+    """Whether t is the noise level itself and the data are never shrunk, as on `VE`: alpha = 1, sigma = top·t."""
+    c = path(torch.tensor([0.0, 0.25, 1.0], dtype=torch.float64))
+    return bool((c.alpha - 1).abs().max() < 1e-6) and bool((4 * c.sigma[1] / c.sigma[2] - 1).abs() < 1e-6)
+
+
 def posterior_variance(now: Coeffs, nxt: Coeffs) -> Tensor:
     """Variance of q(x_s | x_t, x0) for s < t, now = path(t), nxt = path(s): sigma_s²·beta/sigma_t² (math.md, eq. 6).
 

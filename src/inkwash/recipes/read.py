@@ -6,7 +6,7 @@ import copy
 import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from importlib.resources import files
 from pathlib import Path as File
 from types import NoneType, UnionType
@@ -122,13 +122,13 @@ def _say_kinds(cls: Any, table: Tables) -> None:
     """
     for key, annotation in get_type_hints(cls, include_extras=True).items():
         inner = table.get(key)
-        if not isinstance(inner, dict):
+        if not isinstance(inner, dict) or key not in _fields(cls):
             continue
         if (kinds := _members(annotation)) and "kind" not in inner:
-            field = cls.__dataclass_fields__[key]
+            field = _fields(cls)[key]
             default = field.default if field.default_factory is MISSING else field.default_factory()
             ordered = dict.fromkeys([getattr(default, "kind", None) or next(iter(kinds)), *kinds])
-            fits = [k for k in ordered if inner.keys() <= kinds[k].__dataclass_fields__.keys()]
+            fits = [k for k in ordered if inner.keys() <= _fields(kinds[k]).keys()]
             inner["kind"] = next(iter(fits), next(iter(ordered)))
         if (chosen := _class(annotation, inner)) is not None:
             _say_kinds(chosen, inner)
@@ -146,7 +146,7 @@ def _unknown(annotation: Any, value: Any, where: str) -> list[str]:
     if not isinstance(value, dict):
         return []
     hints = get_type_hints(cls, include_extras=True)
-    names = list(cls.__dataclass_fields__)
+    names = list(_fields(cls))
     said: list[str] = []
     for key, inner in value.items():
         path = f"{where}.{key}" if where else key
@@ -192,6 +192,11 @@ def _class(annotation: Any, value: Any) -> Any:
     return annotation if is_dataclass(annotation) else None
 
 
+def _fields(cls: Any) -> dict[str, Field[Any]]:
+    """A dataclass's fields by name; its class variables are none, and cannot be set."""
+    return {f.name: f for f in fields(cls)}
+
+
 def _kinds(annotation: Any) -> list[str]:
     return list(_members(annotation))
 
@@ -219,7 +224,7 @@ def _elsewhere(key: str) -> list[str]:
     for table, annotation in get_type_hints(Recipe, include_extras=True).items():
         kinds = _kinds(annotation)
         classes = [_class(annotation, kind) for kind in kinds] if kinds else [annotation]
-        if any(is_dataclass(c) and key in c.__dataclass_fields__ for c in classes):
+        if any(is_dataclass(c) and key in _fields(c) for c in classes):
             tables.append(f"{table}.{key}")
     return tables
 

@@ -9,13 +9,16 @@ from typing import Literal
 import torch
 
 from inkwash.data import DataSpec
+from inkwash.edit import check_deterministic
+from inkwash.grids import Even, Quadratic
 from inkwash.model import AnyInputs, Indexed
 from inkwash.nets import AnyNet, UNet
 from inkwash.objectives import AnyObjective, Regression
 from inkwash.optim import AnyOptim, Muon
-from inkwash.paths import AnyPath, Linear, Table
+from inkwash.paths import AnyPath, Linear, Table, is_noise_level
 from inkwash.sampling import Sampling
 from inkwash.targets import AnyTarget, Flow, check, trained_times
+from inkwash.times import LogitNormal, Uniform
 from inkwash.types import Component
 
 
@@ -113,13 +116,22 @@ class Recipe(Component):
         if mistakes:
             raise ValueError(" Also: ".join(mistakes))
 
+    @property
+    def learns_variance(self) -> bool:
+        """Whether the network is to have outputs for the variance; a user's objective need not say."""
+        return bool(getattr(self.objective, "learns_variance", False))
+
     def _misfits(self) -> Iterator[str]:
         """What cannot work together, found without the data: it must be told before anything heavy is done."""
+        objective = self.objective  # a user's own need not say anything of itself
         try:
-            check(self.path, self.target, trained_times(self.path))
-            check(self.path, self.target, self.sampler.asked(self.path, self.sampler.times(self.path)[:-1]))
+            check(self.path, self.target, getattr(objective, "asked", trained_times)(self.path))
+            self.sampler.rehearse(self.path, self.target, learned_variance=self.learns_variance)
         except ValueError as error:
             yield str(error)
+        else:
+            yield from self._coupled()
+        yield from self._levels()
         if self.data.size is not None:
             try:
                 with torch.device("meta"):  # no memory, no arithmetic: only the shapes
@@ -132,4 +144,31 @@ class Recipe(Component):
             yield (
                 f"sampler.guidance = {self.sampler.guidance} compares with the model's answer to no label, which it "
                 "never learns with train.label_dropout = 0. Use 0.1, or guidance = 1."
+            )
+
+    def _coupled(self) -> Iterator[str]:
+        """A sampler that is not right for noise that depends on the data."""
+        if getattr(self.objective, "coupled", False):
+            try:
+                method, path = self.sampler.method, self.sampler.path or self.path
+                check_deterministic(method, path, self.sampler.times(self.path))
+            except ValueError as error:
+                yield f"objective.coupling pairs noise with data, and then only the flow between them is right. {error}"
+
+    def _levels(self) -> Iterator[str]:
+        """What is laid out evenly in t where t is the noise level itself, of which almost all is far above the data."""
+        better = []
+        if is_noise_level(self.path):
+            if isinstance(self.target, Flow):
+                better.append('target = "edm" (flow is the noise times the highest level there)')
+            if isinstance(getattr(self.objective, "times", None), Uniform | LogitNormal):
+                better.append('[objective] times = "log-normal-noise"')
+        path = self.sampler.path or self.path
+        if is_noise_level(path) and isinstance(self.sampler.grid, Even | Quadratic):
+            better.append('[sampler] grid = "karras"')
+        if better:
+            where = path if is_noise_level(path) else self.path
+            yield (
+                f"On {where} t is the noise level itself, and only its lowest few hundredths are near the data's: "
+                f"use {', '.join(better)}."
             )

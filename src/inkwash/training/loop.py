@@ -21,7 +21,7 @@ from inkwash.data import load as load_data
 from inkwash.data import split
 from inkwash.device import out_of_memory
 from inkwash.noise import Philox, Stream
-from inkwash.objectives import OptimalTransport
+from inkwash.objectives import Requiring
 from inkwash.recipes import Recipe, read_recipe
 from inkwash.training.run import Run, continued, memory_used
 from inkwash.training.setup import Setup, set_up
@@ -100,10 +100,8 @@ def train(
             'train.tensorboard = true needs TensorBoard: pip install "inkwash[track]", or leave it out; '
             "metrics.jsonl holds the same numbers."
         )
-    if isinstance(getattr(recipe.objective, "coupling", None), OptimalTransport) and find_spec("scipy") is None:
-        raise ValueError(
-            'objective.coupling = "optimal-transport" needs scipy: pip install "inkwash[ot]", or leave it out.'
-        )
+    if isinstance(recipe.objective, Requiring):
+        recipe.objective.require()
     dataset = load_data(recipe.data, progress=data_progress)
     setup = set_up(recipe, dataset, resumed=start is not None)
     state = State.fresh(setup)

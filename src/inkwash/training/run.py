@@ -18,7 +18,7 @@ from inkwash.kinds import to_table
 from inkwash.pictures import save_png
 from inkwash.pipeline import Pipeline
 from inkwash.recipes import Recipe, RecipeError, read_recipe, write_recipe
-from inkwash.training.setup import Setup, learns_variance
+from inkwash.training.setup import Setup
 from inkwash.training.state import State
 
 FIXED = ("data", "path", "target", "net", "inputs", "optim.kind", "train.seed", "train.batch_size", "train.ema")
@@ -178,7 +178,7 @@ def continued(old: Recipe, new: Recipe, run: str | File) -> tuple[Recipe, list[s
     length = {"train.steps", "train.minutes"} | ({"train.precision"} if auto else set())
     keys = [k for k in {**was, **now} if was.get(k) != now.get(k) and (k in now or k in length)]
     refused = [k for k in keys if any(k == f or k.startswith(f"{f}.") for f in FIXED)]
-    if learns_variance(old) != learns_variance(new):
+    if old.learns_variance != new.learns_variance:
         refused.append("objective.kind")  # the network has other outputs
     if refused:
         listed = "\n  - ".join(f"{k}: {was.get(k)!r} -> {now.get(k)!r}" for k in refused)

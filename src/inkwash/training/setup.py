@@ -14,7 +14,7 @@ from inkwash.device import autocast_dtype, keep_memory, pick_device
 from inkwash.model import AnyInputs, EdmInputs, Indexed, Model, UnitVariance
 from inkwash.modelfolder import Config, find_model
 from inkwash.nets import MLP, UNet
-from inkwash.paths import VE, Table
+from inkwash.paths import Table, is_noise_level
 from inkwash.recipes import Recipe
 from inkwash.targets import Edm
 from inkwash.types import Batch, Condition
@@ -34,7 +34,7 @@ class Setup:
         """Encode rows of the data set for the objective, on the run's device. number: see `Batch`."""
         x0 = self.config.codec.encode(torch.from_numpy(images).to(self.device))
         label = torch.from_numpy(labels).to(self.device) if self.config.classes and labels is not None else None
-        bin = getattr(self.config.codec, "bin", None)
+        bin = self.config.codec.bin
         return Batch(x0, Condition(label), number, self.recipe.train.batch_size, bin=bin)
 
 
@@ -64,7 +64,7 @@ def set_up(recipe: Recipe, dataset: Dataset, *, resumed: bool = False) -> Setup:
         classes=dataset.classes if dataset.labels is not None else (),
         sampling=recipe.sampler,
         data=dataset.name,
-        learned_variance=learns_variance(recipe),
+        learned_variance=recipe.learns_variance,
     )
     if recipe.sampler.guidance != 1 and not config.classes:
         raise ValueError(
@@ -87,17 +87,12 @@ def _inputs(recipe: Recipe, dataset: Dataset, codec: Codec) -> AnyInputs:
     match recipe.path, recipe.target:
         case _, Edm(data_std=std):
             return EdmInputs(std)
-        case VE(), _:
+        case path, _ if is_noise_level(path):
             return EdmInputs(_std(dataset, codec))
         case Table(steps=steps), _:
             return Indexed(steps)
         case _:
             return UnitVariance(_std(dataset, codec))
-
-
-def learns_variance(recipe: Recipe) -> bool:
-    """Whether the network is to have outputs for the variance; a user's objective need not say."""
-    return bool(getattr(recipe.objective, "learns_variance", False))
 
 
 def _std(dataset: Dataset, codec: Codec) -> float:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from inkwash import checkpoint
+from inkwash.kinds import to_table
 from inkwash.modelfolder import Config, save_model
 from inkwash.recipes import write_recipe
 from inkwash.training.ema import Ema
@@ -68,6 +69,7 @@ class State:
             "best": best,
             "accumulate": self.accumulate,
             "data": setup.dataset.fingerprint,
+            "objective": _kind(setup),
             "optim": layout,
         }
         folder = checkpoint.publish(
@@ -102,8 +104,9 @@ class State:
         ):
             optim.load_state_dict(state)
         kept = saved.tensors.get("memory", {})
-        if {n: v.shape for n, v in kept.items()} == {n: v.shape for n, v in self.memory.items()}:
-            self.memory = dict(kept)  # else the objective is another one now, and begins anew
+        same = counters.get("objective") == _kind(setup)  # another one's losses say nothing of this one's
+        if same and {n: v.shape for n, v in kept.items()} == {n: v.shape for n, v in self.memory.items()}:
+            self.memory = dict(kept)  # else it begins anew
         self.step, self.seconds, self.best = counters["step"], counters["seconds"], counters["best"]
         self.accumulate = max(self.accumulate, counters["accumulate"])
         self.skipped.fill_(counters["skipped"])
@@ -113,3 +116,8 @@ class State:
         """The model's config with how much it has been trained."""
         images = self.step * setup.recipe.train.batch_size
         return replace(setup.config, trained={"steps": self.step, "images": images, "seconds": round(self.seconds, 1)})
+
+
+def _kind(setup: Setup) -> str:
+    """Which objective a memory belongs to."""
+    return str(to_table(setup.recipe.objective)["kind"])
