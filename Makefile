@@ -1,6 +1,7 @@
 # make demo   clone to pictures: .venv, the package, Fashion-MNIST, DEMO_MINUTES of training, runs/demo
 # make test   lint, types, tests
-# make mutants  every token of the formulas changed in turn: does a test fail?
+# make mutants  every token of the formulas (paths targets model times grids ode guidance samplers objectives bound
+#               likelihood) changed in turn: does a test fail?
 # make bench  the networks against diffusers', training and sampling
 
 PYTHON ?= python3

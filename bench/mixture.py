@@ -1,6 +1,6 @@
 """How far from the truth every sampler ends after so many calls: W2 on a mixture whose best denoiser is known.
 
-    python bench/mixture.py                        # the tables below, and docs/images/samplers-w2.png: about 3 minutes
+    python bench/mixture.py        # the tables, docs/images/samplers-w2-even.png and -quadratic.png: two minutes
     python bench/mixture.py --no-plot --paths linear --grids even,karras
 
 The data are a mixture of four Gaussians on the line, of different widths. In place of a network stands the exact
