@@ -15,7 +15,7 @@ from affine import EVERY
 from gaussian import flow_map, model
 from inkwash.drive import drive
 from inkwash.grids import Karras, spread
-from inkwash.guidance import Along, highest
+from inkwash.guidance import Along, highest, same_noise
 from inkwash.noise import Philox
 from inkwash.paths import VE, VP, CosineSchedule, Linear, Shifted, SigmoidSchedule, Table, ratio
 from inkwash.samplers import Ancestral, Ddim, RungeKutta
@@ -205,6 +205,15 @@ def test_highest_is_the_last_time_that_can_be_asked(trained: Path, path: Path, l
         assert f"t = {top + 1e-6:.6g} of {path}" in str(error.value)
         with pytest.raises(ValueError, match="more noise"):  # the end of a jump is asked about as well
             along(Query(x, t, beyond), Condition())
+
+
+@pytest.mark.parametrize(("trained", "path"), PAIRS)
+def test_times_of_the_same_noise(trained: str, path: str) -> None:
+    """At equal ratios; and at the end, where the trained path has no such noise."""
+    here, there = ROADS[path], ROADS[trained]
+    t = torch.tensor([0.1, 0.5, 1.0], dtype=torch.float64)
+    found, end = ratio(there(same_noise(there, here, t))), ratio(there(torch.ones(3, dtype=torch.float64)))
+    torch.testing.assert_close(found, ratio(here(t)).minimum(end), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("name", ROADS)

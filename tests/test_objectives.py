@@ -17,10 +17,10 @@ from gaussian import LAM, MU, PAIRS, PATHS, TARGETS, VP, Oracle, model, numbers
 from inkwash.bound import decoder_term
 from inkwash.model import Indexed, Model, Plain
 from inkwash.noise import Philox, Stream
-from inkwash.objectives import Bound, Hybrid, MinSnr, Regression, Unweighted, Weight, noised
+from inkwash.objectives import Bound, Hybrid, MinSnr, OptimalTransport, Regression, Unweighted, Weight, noised
 from inkwash.objectives.regression import Loss
 from inkwash.paths import CosineBetas, Linear, LinearBetas, Table
-from inkwash.targets import X0, Eps, Flow, V
+from inkwash.targets import X0, Eps, Flow, V, trained_times
 from inkwash.times import Density, Importance, LogitNormal, Uniform, draw
 from inkwash.types import Batch, Coeffs, Condition, Path, Query, Remembering, Target
 
@@ -435,6 +435,25 @@ def test_importance_weighs_the_loss_and_remembers_it_unweighed(make) -> None:
     assert torch.equal(parts["losses"], kept["losses"])
     assert {n: v.shape for n, v in objective.memory().items()} == {"losses": (5, 2), "seen": (5,)}
     assert isinstance(objective, Remembering)
+
+
+def test_objectives_say_at_which_times_they_ask() -> None:
+    """A chain's are the upper ends of its steps, t = 1 among them; the others have none at 1 but on a table."""
+    line, table = Linear(), Table(LinearBetas(30))
+    assert torch.equal(Regression().asked(line), trained_times(line)) and Regression().asked(line).max() < 1
+    for objective in (Hybrid(steps=10), Bound(steps=10)):
+        steps = objective.asked(line) * 10
+        torch.testing.assert_close(steps, steps.round(), rtol=1e-12, atol=0)
+        assert set(steps.round().tolist()) == set(range(1, 11)) and steps[-1] == 10
+        assert objective.asked(table).min() == 1 / 30 and objective.asked(table).max() == 1
+        entries = objective.asked(table) * 30
+        torch.testing.assert_close(entries, entries.round(), rtol=1e-12, atol=0)
+    assert len(Bound(steps=10**12).asked(line)) == 22
+
+
+def test_objectives_say_whether_their_noise_depends_on_the_data() -> None:
+    assert Regression(coupling=OptimalTransport()).coupled
+    assert not Regression().coupled and not Hybrid().coupled and not Bound().coupled
 
 
 def test_objectives_say_whether_they_need_a_learned_variance() -> None:

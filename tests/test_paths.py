@@ -27,6 +27,7 @@ from inkwash.paths import (
     SigmoidSchedule,
     Table,
     forward_variance,
+    is_noise_level,
     is_table,
     least_ratio,
     posterior_variance,
@@ -533,6 +534,22 @@ def test_impossible_betas_are_refused(betas: object, found: str) -> None:
 def test_schedules_refuse_what_makes_no_betas(schedule: Any, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         schedule(**settings)
+
+
+@pytest.mark.parametrize("path", [*CONTINUOUS.values(), Table(), Table(zero_snr=True)])
+def test_only_on_exploding_paths_is_t_the_noise_level(path: Path) -> None:
+    assert is_noise_level(path) == (isinstance(path, VE) or isinstance(getattr(path, "path", None), VE))
+
+
+def test_shrunken_data_or_a_bent_sigma_are_no_noise_level() -> None:
+    """VE in every way but one."""
+
+    def bent(shrink: float, power: float) -> Any:
+        return lambda t: Coeffs(1 - shrink * t, 80 * t**power, -shrink * t.sign(), 80 * t)
+
+    assert is_noise_level(bent(0.0, 1.0)) and is_noise_level(Shifted(VE(0.5), 3.0))
+    assert not is_noise_level(bent(1e-3, 1.0)) and not is_noise_level(bent(-1e-3, 1.0))
+    assert not is_noise_level(bent(0.0, 1.01)) and not is_noise_level(bent(0.0, 0.99))
 
 
 def test_the_least_ratio_is_that_of_the_first_time() -> None:

@@ -17,7 +17,7 @@ from inkwash.data import Dataset, DataSpec
 from inkwash.grids import Karras
 from inkwash.model import EdmInputs, Indexed, Model, Plain, UnitVariance
 from inkwash.objectives import Regression
-from inkwash.paths import VE, VP, CosineSchedule, Linear, LinearBetas, Shifted, Table, is_noise_level
+from inkwash.paths import VE, VP, CosineSchedule, Linear, LinearBetas, Shifted, SigmoidSchedule, Table, is_noise_level
 from inkwash.recipes import Recipe
 from inkwash.sampling import Sampling
 from inkwash.targets import X0, Edm, Eps, Flow, V, check, mixed, solve, trained_times
@@ -327,6 +327,18 @@ def test_a_model_shows_its_network_scaled_inputs() -> None:
     for i, v in enumerate(t.tolist()):
         deviation = math.sqrt((1 - v) ** 2 * 0.25 + v**2)
         torch.testing.assert_close(net.x[i], x[i] / deviation)
+
+
+def test_the_reason_is_the_noise_or_the_derivative() -> None:
+    end = torch.ones(1, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"There a time derivative of the path, .* is infinite") as error:
+        check(VP(SigmoidSchedule()), Flow(), end)
+    assert "says nothing" not in str(error.value)
+    with pytest.raises(ValueError, match="There x is noise alone, and the noise says nothing") as error:
+        check(Linear(), Eps(), end)
+    assert "derivative" not in str(error.value)
+    with pytest.raises(ValueError, match=r"= 0\. Use a target that does"):
+        check(Linear(), X0(), 0 * end)
 
 
 def test_an_ordinary_model_refuses_a_jump() -> None:

@@ -20,6 +20,7 @@ from inkwash import checkpoint
 from inkwash.data import load
 from inkwash.kinds import from_table
 from inkwash.objectives import AnyObjective, Bound, EdmWeight, Hybrid, MinSnr, OptimalTransport, Regression
+from inkwash.pictures import read_settings
 from inkwash.recipes import Recipe, RecipeError, read_recipe
 from inkwash.times import Importance, LogNormalNoise
 from inkwash.training import Progress, TrainingError, resume_recipe, train
@@ -445,6 +446,14 @@ def test_another_objective_begins_with_a_memory_of_its_own(tmp_path: Path) -> No
     after = state(tmp_path / "run/checkpoints/step-5")
     assert after["memory.losses"].shape == (5, 2)
     assert after["memory.seen"].sum() == 8
+
+
+def test_samples_of_a_run_take_fifty_steps_at_most_or_the_times_that_are_listed(tmp_path: Path) -> None:
+    sixty = {"grid": {"kind": "listed", "times": [1 - i / 60 for i in range(61)]}, "steps": 60}
+    for name, sampler, steps in (("a", sixty, 60), ("b", {"steps": 60}, 50), ("c", {"steps": 3}, 3)):
+        finish(plane(train={"steps": 1}, sampler=sampler), tmp_path / name)
+        noted = read_settings(tmp_path / name / "samples/step-0000001.png")
+        assert noted["steps"] == steps
 
 
 def test_a_memory_does_not_outlive_its_objective(tmp_path: Path) -> None:

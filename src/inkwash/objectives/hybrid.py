@@ -13,7 +13,7 @@ from inkwash.bound import decoder_term, step_term
 from inkwash.model import Model
 from inkwash.objectives.regression import Loss, Noised, OverTimes, errors, noised
 from inkwash.objectives.weights import AnyWeight, Unweighted
-from inkwash.targets import solve
+from inkwash.targets import solve, trained_times
 from inkwash.times import AnyDensity, Uniform
 from inkwash.types import Batch, Coeffs, Denoised, Noise, Path, like
 
@@ -25,9 +25,10 @@ class _OfChain(OverTimes):
     learns_variance: ClassVar[bool] = True
 
     def asked(self, path: Path) -> Tensor:
-        """The upper ends of the steps."""
+        """Upper ends of steps, the first and the last among them."""
         n = _chain(path, self.steps)
-        return torch.arange(1, n + 1, dtype=torch.float64) / n
+        times = torch.cat([torch.tensor([0.0, 1.0], dtype=torch.float64), trained_times(path)])
+        return (times * n).ceil().clamp(1, n) / n
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import torch
 
 from inkwash import checkpoint
 from inkwash.checkpoint.atomic import flush, held
+from inkwash.grids import Listed
 from inkwash.kinds import to_table
 from inkwash.pictures import save_png
 from inkwash.pipeline import Pipeline
@@ -149,7 +150,8 @@ class Run:
             return None
         model = replace(setup.model, net=state.ema.net)
         pipe = Pipeline(state.trained(setup), model, setup.device, PREVIEW if len(setup.config.shape) == 3 else None)
-        steps = min(setup.recipe.sampler.steps, PREVIEW_STEPS)
+        sampling = setup.recipe.sampler
+        steps = None if isinstance(sampling.grid, Listed) else min(sampling.steps, PREVIEW_STEPS)
         drawn = pipe(setup.recipe.train.samples, steps=steps, seed=0)
         path = self.folder / "samples" / f"step-{state.step:07d}.png"
         save_png(sheet(drawn), path, drawn.settings)
