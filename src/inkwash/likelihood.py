@@ -104,7 +104,8 @@ class _Steps(Component):
         angles = angle(path, self.grid(path, self.steps, begin)).clamp(low, high)
         angles[0], angles[-1] = high, low
         angles = angles[torch.cat([angles.diff() < 0, torch.ones(1, dtype=torch.bool)])]  # no steps of length 0
-        return ode.fixed(self.tableau, state, spread(angles.flip(0), len(state[0])))
+        y, *_ = state
+        return ode.fixed(self.tableau, state, spread(angles.flip(0), len(y)))
 
 
 @dataclass(frozen=True)
@@ -142,8 +143,9 @@ class Adaptive(Component):
 
     def __call__(self, state: ode.State, path: Path, low: float, high: float) -> ode.Solving:
         """A coroutine that yields angles [B] and states."""
-        ends = torch.tensor([[low], [high]], dtype=torch.float64).expand(2, len(state[0]))
-        return ode.adaptive(ode.DORMAND_PRINCE, state, ends[0], ends[1], self.rtol, self.atol)
+        y, *_ = state
+        start, end = (torch.full((len(y),), phi, dtype=torch.float64) for phi in (low, high))
+        return ode.adaptive(ode.DORMAND_PRINCE, state, start, end, self.rtol, self.atol)
 
 
 AnySolver = Annotated[HeunSteps | Rk4Steps | Adaptive, OneOf()]
