@@ -295,7 +295,11 @@ def test_components_as_text(text: str, component: Any) -> None:
     assert from_text(AnySampler, in_text(component), "sampler") == component
 
 
-@pytest.mark.parametrize(("annotation", "component"), [s for s in SETTINGS if s[1].kind != "standard"], ids=repr)
+@pytest.mark.parametrize(
+    ("annotation", "component"),
+    [s for s in SETTINGS if s[1].kind != "standard"],
+    ids=lambda v: repr(v) if isinstance(v, Component) else "",
+)
 def test_every_component_as_text_and_back(annotation: Any, component: Any) -> None:
     assert from_text(annotation, in_text(component), "component") == component
 
