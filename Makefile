@@ -2,7 +2,7 @@
 # make test   lint, types, tests
 # make mutants  every token of the formulas (paths targets model times grids ode guidance samplers objectives bound
 #               likelihood) changed in turn: does a test fail?
-# make bench  the networks against diffusers', training and sampling
+# make bench  the networks and the samplers' steps against diffusers'
 
 PYTHON ?= python3
 DEMO_MINUTES ?= 4
@@ -35,6 +35,7 @@ mutants: .venv/installed-dev
 
 bench: .venv/installed-dev
 	$(BIN)/python bench/nets.py
+	$(BIN)/python bench/samplers.py
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "inkwash needs Python 3.11 or newer, and this is " + sys.version)'
