@@ -358,8 +358,12 @@ def test_answers_have_the_datas_dtype_under_autocast() -> None:
     net = torch.nn.Linear(3, 3)
     model = Model(lambda x, t, s, cond: net(x), Linear(), Eps(), autocast=torch.bfloat16)  # type: ignore[arg-type]
     t = torch.full((2,), 0.5, dtype=torch.float64)
-    answer = model(Query(torch.ones(2, 3), t, t), Condition())
-    assert answer.x0.dtype == answer.eps.dtype == torch.float32
+    for denoiser in (
+        model,
+        Prepared(model, t[:1], torch.ones(2, 3)),
+    ):  # in the second the noise is the net's own output
+        answer = denoiser(Query(torch.ones(2, 3), t, t), Condition())
+        assert answer.x0.dtype == answer.eps.dtype == torch.float32
     assert not torch.equal(answer.eps, net(torch.ones(2, 3)))  # it did run in bfloat16
 
 

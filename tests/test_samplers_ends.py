@@ -68,6 +68,10 @@ def test_a_little_churn_is_some() -> None:
 
     assert torch.equal(run(Heun(), 0), run(Heun(), 1))
     assert not torch.equal(run(Heun(churn=0.5), 0), run(Heun(churn=0.5), 1))
+    with pytest.raises(ValueError, match="adds noise"):
+        drive(
+            Heun(churn=0.5)(Linear(), x, times.flip(0), Philox(0, torch.arange(1))), model(Linear(), V()), Condition()
+        )
 
 
 @pytest.mark.parametrize(("times", "last"), [([0.9, 0.5, 0.2], 0), ([0.9, 0.0], 1), ([0.001, 0.0], 1)])
@@ -85,7 +89,7 @@ def test_the_adaptive_solver_jumps_to_clean_data_alone(times: list[float], last:
 
 def test_a_chain_of_two_steps_knows_the_step_before() -> None:
     """L_0 with the small variance takes the posterior's of the first step in place of 0."""
-    x0, times = torch.tensor([[0.4, -0.2]], dtype=torch.float64), torch.tensor([1.0, 0.3, 0.0], dtype=torch.float64)
+    x0, times = torch.tensor([[0.4, -0.2]], dtype=torch.float64), torch.tensor([0.9, 0.3, 0.0], dtype=torch.float64)
     denoiser, noise, cond = model(Linear(), V(), torch.zeros(2), torch.ones(2)), Philox(3, torch.arange(1)), Condition()
     seen: list[tuple[Query, Denoised]] = []
 
