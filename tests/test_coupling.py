@@ -88,3 +88,10 @@ def test_without_scipy_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(sys.modules, "scipy.optimize", None)
     with pytest.raises(ImportError, match=r'pip install "inkwash\[ot\]"'):
         OptimalTransport()(*points(2), Condition())
+
+
+def test_what_the_coupling_requires(monkeypatch: pytest.MonkeyPatch) -> None:
+    OptimalTransport().require()  # scipy is installed here
+    monkeypatch.setattr("inkwash.objectives.coupling.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"needs scipy: pip install .inkwash\[ot\]"):
+        OptimalTransport().require()

@@ -345,3 +345,12 @@ def test_an_ordinary_model_refuses_a_jump() -> None:
     model = Model(Recorder(), Linear(), Flow())
     with pytest.raises(ValueError, match=r"jump.*Use a sampler"):
         model(Query(torch.zeros(1, 2), ONE, ZERO), Condition())
+
+
+def test_the_reason_is_that_of_the_time_named() -> None:
+    """A time that is fine before the first that is not does not change what is said of it."""
+    times = torch.tensor([0.5, 1.0, 0.5], dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"at t = 1 .*infinite"):
+        check(VP(SigmoidSchedule()), Flow(), times)
+    with pytest.raises(ValueError, match=r"at t = 1 .*the noise says nothing of the data"):
+        check(Linear(), Eps(), times)
