@@ -8,6 +8,7 @@ learns from the losses; its memory belongs to the training run, and is given to 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -20,7 +21,7 @@ from inkwash.noise import Stream
 from inkwash.types import Batch, Component, Noise, Path
 
 
-class Density(Component):
+class Density(Component, ABC):
     """Base of the distributions of training times, which are frozen dataclasses.
 
     stratified: whether the u of a batch are spread evenly. Only a density that learns from the losses needs the other
@@ -29,9 +30,9 @@ class Density(Component):
 
     stratified: bool = True
 
+    @abstractmethod
     def __call__(self, u: Tensor, path: Path) -> Tensor:
         """The quantile function: u in (0, 1) to t in (0, 1), of training on `path`, increasing, float64."""
-        raise NotImplementedError
 
     def memory(self) -> dict[str, Tensor]:
         """What it remembers before the first step, on the host; {} for a density that remembers nothing."""

@@ -7,6 +7,7 @@ carried over to whatever the network predicts. With SNR = alpha²/sigma², an er
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, Protocol
 
@@ -36,12 +37,12 @@ class Unweighted(Component):
         return torch.ones_like(c.alpha)
 
 
-class _OfData(Component):
+class _OfData(Component, ABC):
     """A weight w of the error in the data; that of another target's is w·(sigma/det)² (math.md, eq. 35)."""
 
+    @abstractmethod
     def data(self, c: Coeffs) -> Tensor:
         """The weight of the squared error in x0, [B]."""
-        raise NotImplementedError
 
     def __call__(self, c: Coeffs, target: Target) -> Tensor:
         """The weight of the squared error in what `target` predicts, [B]."""
