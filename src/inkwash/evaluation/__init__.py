@@ -1,11 +1,11 @@
 """Measuring a model: how likely it finds data it has not seen."""
 
+from inkwash.evaluation.interval import Interval, Share
 from inkwash.evaluation.likelihood import (
     BoundFigures,
     BoundSettings,
     FlowFigures,
     FlowSettings,
-    Interval,
     Measurement,
     bound_plot,
     held_out,
@@ -21,6 +21,7 @@ __all__ = [
     "FlowSettings",
     "Interval",
     "Measurement",
+    "Share",
     "bound_plot",
     "held_out",
     "measure",

@@ -22,6 +22,7 @@ from inkwash._version import __version__
 from inkwash.bound import Variance
 from inkwash.codec import Pixels
 from inkwash.data import Dataset, DataSpec, Progress, load, order, split
+from inkwash.evaluation.interval import Interval
 from inkwash.grids import AnyGrid, Grid
 from inkwash.guidance import Chunked
 from inkwash.kinds import from_table, in_text, to_table
@@ -54,23 +55,6 @@ Split = Literal["train", "val", "test"]
 
 Watch = Callable[[float], None]
 """Told the fraction done."""
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean over examples, and half the width of its 95 % confidence interval: 1.96 standard errors.
-
-    The normal distribution's: for 16 examples Student's would be 9 % wider. half is None for a single example.
-    """
-
-    mean: float
-    half: float | None
-
-    @classmethod
-    def of(cls, values: Tensor) -> Interval:
-        """Of values [n]."""
-        half = None if len(values) < 2 else 1.959964 * float(values.std()) / math.sqrt(len(values))
-        return cls(float(values.mean()), half)
 
 
 @dataclass(frozen=True)
