@@ -98,6 +98,7 @@ class Pipeline:
         grid: Grid | str | None = None,
         path: Path | str | None = None,
         seed: int = 0,
+        first: int = 0,
         batch_size: int = 128,
         edit: Edit | None = None,
         watch: Callable[[float], None] | None = None,
@@ -108,61 +109,55 @@ class Pipeline:
         label: a class name or index for all, one for each sample, or None for every class in turn; steps: a number, or
         a decreasing list of times within [0, 1]; sampler: an instance or its name ("heun", "dpm++(order=3)"); eta: of
         DDIM, which it implies; guidance: 1 is off; grid: which times are visited ("karras"); path: another path than
-        the model's to sample along ("ve"); batch_size: how many are in flight at once (memory only: it changes no bit);
-        edit: start from a picture, or keep to one (`inkwash.edit`); watch is told the fraction done after every call;
-        trace sees each query and answer of the first batch.
+        the model's to sample along ("ve"); first: the number of the first of them, so that 64 from 1000 on are the last 64
+        of 1064; batch_size: how many are in flight at once (memory only: it changes no bit); edit: start from a
+        picture, or keep to one (`inkwash.edit`); watch is told the fraction done after every call; trace sees each
+        query and answer of the first batch.
 
         What is None comes from the model's own settings. Raises ValueError for settings or a label that do not fit it.
         """
         if n < 1 or batch_size < 1:
             raise ValueError(f"n and batch_size must be at least 1, not {n} and {batch_size}.")
+        if first < 0:
+            raise ValueError(f"first = {first} must be at least 0: samples are numbered from there.")
         own = self.settings(steps=steps, sampler=sampler, eta=eta, guidance=guidance, grid=grid, path=path)
-        labels = self._labels(n, label)
+        labels = self._labels(n, label, first)
         edit = edit or Edit()
         times = edit.times(own.times(self.model.path, edit.time))
         falls = float(-times[:, 0].diff().clamp(max=0).sum())  # a grid may go up as well
         check(self.model.path, self.model.target, own.asked(self.model.path, times[:-1]))
-        # Batches start at multiples of the chunk, so that a picture also keeps its place in its chunk.
+        # Batches start at multiples of the chunk, so that a picture also keeps its place in its chunk: what comes before
+        # the first is drawn with it and dropped.
         block = -(-batch_size // self.chunk) * self.chunk
-        starts = range(0, n, block)
+        starts = range(first - first % self.chunk, first + n, block)
         pieces = []
         for number, start in enumerate(starts):
-            kept = min(n - start, block)
-            rows = _filled(start, kept, self.chunk)
-            cond = Condition(None if labels is None else labels[rows].to(self.device))
+            kept = slice(max(first - start, 0), min(first + n - start, block))
+            rows = _filled(start, kept.stop, self.chunk)
+            cond = Condition(None if labels is None else labels[(rows - first).clamp(min=0)].to(self.device))
             fallen, last = 0.0, float(times[0])
 
-            def told(query: Query, answer: Denoised, number: int = number, kept: int = kept) -> None:
+            def told(query: Query, answer: Denoised, number: int = number, kept: slice = kept) -> None:
                 nonlocal fallen, last
                 now = float(query.t[0])
                 fallen, last = fallen + max(last - now, 0.0) / falls, now
                 if watch is not None:
                     watch((number + min(fallen, 1.0)) / len(starts))
                 if trace is not None and number == 0:
-                    x, t, s = (part[:kept] for part in query)
-                    trace(Query(x, t, s), Denoised(answer.x0[:kept], answer.eps[:kept]))
+                    x, t, s = (part[kept] for part in query)
+                    trace(Query(x, t, s), Denoised(answer.x0[kept], answer.eps[kept]))
 
             seen = None if watch is None and trace is None else told
             drawn = self._draw(rows, cond, own, edit, times.expand(-1, len(rows)), Philox(seed, rows), seen)
-            pieces.append(drawn[:kept])
+            pieces.append(drawn[kept])
         if watch is not None:
             watch(1.0)
         settings = {
             "n": n,
             "seed": seed,
-            "sampler": to_table(own.method),
-            "steps": own.steps,
-            "grid": to_table(own.grid),
-            **({} if own.path is None else {"path": to_table(own.path)}),
-            "guidance": own.guidance,
-            "clip": own.clip,
-            "precision": "fp32" if self.model.autocast is None else "bf16",
-            "device": self.device.type,
-            "chunk": self.chunk,
+            **({"first": first} if first else {}),
+            **self.described(own),
             "label": list(label) if isinstance(label, Sequence) and not isinstance(label, str) else label,
-            "data": self.config.data,
-            "trained": self.config.trained,
-            "inkwash": __version__,
             **edit.settings(),
         }
         names = () if labels is None else tuple(self.config.classes[i] if i >= 0 else "any" for i in labels.tolist())
@@ -239,7 +234,24 @@ class Pipeline:
             )
         return own
 
-    def _labels(self, n: int, label: str | int | Sequence[str | int] | None) -> Tensor | None:
+    def described(self, own: Sampling) -> dict[str, Any]:
+        """All but the seed, the labels and an edit that samples drawn with these settings depend on; JSON-able."""
+        return {
+            "sampler": to_table(own.method),
+            "steps": own.steps,
+            "grid": to_table(own.grid),
+            **({} if own.path is None else {"path": to_table(own.path)}),
+            "guidance": own.guidance,
+            "clip": own.clip,
+            "precision": "fp32" if self.model.autocast is None else "bf16",
+            "device": self.device.type,
+            "chunk": self.chunk,
+            "data": self.config.data,
+            "trained": self.config.trained,
+            "inkwash": __version__,
+        }
+
+    def _labels(self, n: int, label: str | int | Sequence[str | int] | None, first: int = 0) -> Tensor | None:
         """Class indices [n] for what was asked; None for a model without classes."""
         classes = self.config.classes
         if not classes:
@@ -247,7 +259,7 @@ class Pipeline:
                 raise ValueError(f"label = {label!r} was asked for, but this model was trained without classes.")
             return None
         if label is None:
-            return torch.arange(n) % len(classes)
+            return torch.arange(first, first + n) % len(classes)
         if isinstance(label, (str, int)):
             return torch.full((n,), find_class(classes, label))
         if len(label) != n:
