@@ -94,6 +94,20 @@ def held(place: Path) -> Iterator[bool]:
             os.close(fd)
 
 
+def write(file: Path, data: bytes) -> Path:
+    """Put a file in place of what has its name, whole, on the disk, whenever the process is killed; the file."""
+    make_parent(file)
+    beside = file.with_name(f".{file.name}.{os.urandom(4).hex()}")
+    try:
+        beside.write_bytes(data)
+        flush(beside)
+        beside.replace(file)
+        flush(file.parent)
+    finally:
+        beside.unlink(missing_ok=True)
+    return file
+
+
 def flush(place: Path) -> None:
     """Have a file's or a folder's bytes on the disk before going on."""
     folder = place.is_dir()

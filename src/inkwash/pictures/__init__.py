@@ -7,5 +7,18 @@ from inkwash.pictures.chart import line_plot, scatter, ticks
 from inkwash.pictures.files import read_settings, save_gif, save_png
 from inkwash.pictures.matrix import matrix
 from inkwash.pictures.sheet import grid, strip
+from inkwash.pictures.tradeoff import Mark, front
 
-__all__ = ["grid", "line_plot", "matrix", "read_settings", "save_gif", "save_png", "scatter", "strip", "ticks"]
+__all__ = [
+    "Mark",
+    "front",
+    "grid",
+    "line_plot",
+    "matrix",
+    "read_settings",
+    "save_gif",
+    "save_png",
+    "scatter",
+    "strip",
+    "ticks",
+]

@@ -1,0 +1,299 @@
+"""One measure of one model under many sampling settings; `evaluation.front` says which of them no other beats."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path as File
+from typing import Any, Literal, Protocol
+
+from inkwash import checkpoint
+from inkwash.checkpoint.atomic import write
+from inkwash.evaluation.record import Record
+from inkwash.grids import AnyGrid, Listed
+from inkwash.kinds import from_table, from_text, in_text, split_texts, to_table
+from inkwash.modelfolder import find_model, read_config, save_model
+from inkwash.paths import AnyPath
+from inkwash.pipeline import Pipeline
+from inkwash.samplers import AnySampler
+from inkwash.sampling import Sampling
+
+SWEEP = "sweep.json"
+"""The file in a run's evaluation folder that keeps every point measured, so that none is measured twice."""
+
+AXES = ("sampler", "guidance", "grid", "path", "steps")
+"""What can be varied, in the order in which combinations are laid out: steps change fastest."""
+
+By = Literal["fd", "kid"]
+
+
+class Reference(Protocol):
+    """What the pictures are compared with; key: SHA-256 of all that its side of a measure depends on."""
+
+    @property
+    def key(self) -> str: ...  # noqa: D102
+
+
+class Evaluate(Protocol):
+    """`evaluation.evaluate`: draws n pictures with these settings and measures them; `.records` of what it returns."""
+
+    def __call__(  # noqa: D102
+        self, pipe: Pipeline, reference: Any, n: int, *, measures: Sequence[str], seed: int, **settings: Any
+    ) -> Any: ...
+
+
+class SweepError(ValueError):
+    """Settings that do not exist or do not fit the model: `mistakes` has all of them."""
+
+    def __init__(self, mistakes: Sequence[str]) -> None:
+        super().__init__("\n".join(mistakes))
+        self.mistakes = list(mistakes)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One way to draw and what came of it.
+
+    value, low, high: the measure and its 95 % interval, if it has one; calls: of the network for a picture (with
+    guidance each runs the network twice); seconds: for a picture, over the whole batch; record: the provenance.
+    """
+
+    settings: Sampling
+    value: float
+    low: float | None
+    high: float | None
+    calls: int
+    seconds: float
+    record: Record
+
+    @classmethod
+    def of(cls, settings: Sampling, record: Record, calls: int) -> Point:
+        """Of a record of pictures drawn with these settings; calls: used where the record does not tell."""
+        told = record.sampling
+        n = record.measure.n
+        return cls(
+            settings,
+            record.value,
+            record.low,
+            record.high,
+            int(told.get("calls", calls)),
+            float(told.get("seconds", math.nan)) / n,
+            record,
+        )
+
+
+def axes(texts: Sequence[str]) -> dict[str, list[str]]:
+    """What to vary, from texts as "steps=5,10,20" or "sampler=heun,ddim(eta=0.5)"; an axis named twice has both lists.
+
+    Raises SweepError with everything that is wrong.
+    """
+    found: dict[str, list[str]] = {}
+    mistakes = []
+    for text in texts:
+        name, equals, values = (part.strip() for part in text.partition("="))
+        if name not in AXES:
+            near = difflib.get_close_matches(name, AXES, 1)
+            mistakes.append(
+                f"{text!r} varies nothing that there is. {f'Did you mean {near[0]}?' if near else ''} "
+                f"Choose from {', '.join(AXES)}, as in steps=5,10,20.".replace("  ", " ")
+            )
+        elif not equals or not split_texts(values):
+            mistakes.append(f"{text!r} gives {name} no value. Write it as in steps=5,10,20.")
+        else:
+            found.setdefault(name, []).extend(split_texts(values))
+    if mistakes:
+        raise SweepError(mistakes)
+    return found
+
+
+def combinations(pipe: Pipeline, varied: Mapping[str, Sequence[str]]) -> tuple[list[tuple[Sampling, int]], list[str]]:
+    """Every combination of the values, tried without the network: (settings, calls), and what was refused why.
+
+    What is not varied is the model's own. A sampler that chooses its own steps, and a listed grid, which has its own,
+    come once for all numbers of steps, and so does whatever is asked for twice. Raises SweepError for values that do
+    not exist.
+    """
+    values, mistakes = _values(varied)
+    if mistakes:
+        raise SweepError(mistakes)
+    found: dict[str, tuple[Sampling, int]] = {}
+    refused: dict[str, None] = {}
+    for chosen in product(*(values.get(name, [None]) for name in AXES)):
+        asked = {name: value for name, value in zip(AXES, chosen, strict=True) if value is not None}
+        try:
+            own = _settled(pipe, asked)
+            found.setdefault(_key(own), (own, _calls(pipe, own)))
+        except ValueError as error:
+            refused[f"{', '.join(f'{k}={_text(v)}' for k, v in asked.items())}: {error}"] = None
+    return list(found.values()), list(refused)
+
+
+def sweep(
+    pipe: Pipeline,
+    reference: Reference,
+    varied: Mapping[str, Sequence[str]],
+    n: int,
+    *,
+    evaluate: Evaluate,
+    folder: File,
+    weights: str,
+    by: By = "fd",
+    seed: int = 0,
+    skip: bool = False,
+    watch: Callable[[float], None] | None = None,
+) -> list[Point]:
+    """Measure n pictures from each combination of what `axes` gives, with the same seeds; one point for each.
+
+    folder: keeps all points in `SWEEP`; those of the same measure, reference, weights, n, seed and machine are not
+    measured again. weights: SHA-256 of the model's. skip: leave out combinations that the model refuses; otherwise
+    nothing is drawn, and SweepError has all reasons. watch: told the fraction done.
+    """
+    these, refused = combinations(pipe, varied)
+    if refused and (not skip or not these):
+        raise SweepError(refused)
+    same = {
+        "by": by,
+        "reference": reference.key,
+        "weights": weights,
+        "n": n,
+        "seed": seed,
+        "device": pipe.device.type,
+        "precision": "fp32" if pipe.model.autocast is None else "bf16",
+    }
+    kept = _read(folder / SWEEP)
+    points = []
+    for number, (own, calls) in enumerate(these):
+        mark = {**same, "sampling": to_table(own)}
+        record = next((from_table(Record, line["record"]) for line in kept if line["asked"] == mark), None)
+        if record is None:
+            found = evaluate(
+                pipe,
+                reference,
+                n,
+                measures=(by,),
+                seed=seed,
+                watch=_part(watch, number, len(these)),
+                steps=own.steps,
+                sampler=own.method,
+                guidance=own.guidance,
+                grid=own.grid,
+                path=own.path,
+            )
+            record = next(r for r in found.records if r.measure.name == by)
+            kept.append({"asked": mark, "record": record.table()})
+            write(folder / SWEEP, (json.dumps(kept, indent=1) + "\n").encode())
+        points.append(Point.of(own, record, calls))
+        if watch is not None:
+            watch((number + 1) / len(these))
+    return points
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """What `adopt` did: the model's folder, its default settings before and now, and what a user should know of it."""
+
+    folder: File
+    before: Sampling
+    now: Sampling
+    note: str
+
+
+def adopt(run: str | File, sampling: Sampling, *, trust: bool = False) -> Adopted:
+    """Save settings as those a model is sampled with unless others are asked for; its weights stay bit for bit.
+
+    run: the model's folder or its run's, published anew in one step. Raises ValueError for settings that do not fit the
+    model.
+    """
+    folder = find_model(run)
+    config = read_config(folder, trust=trust)
+    before = config.sampling
+    sampling.rehearse(config.path, config.target, learned_variance=config.learned_variance)
+    if sampling.guidance != 1 and not config.classes:
+        raise ValueError(f"guidance = {sampling.guidance} needs a model with classes, and {folder} has none.")
+    saved = checkpoint.load(folder)
+    save_model(replace(config, sampling=sampling), saved.tensors["model"], folder)
+    recipe = folder.parent / "recipe.toml"
+    note = ""
+    if folder.name == "model" and recipe.is_file():
+        note = (
+            f"Training that goes on from {folder.parent} saves the model with its recipe's settings again: to keep "
+            f"these, write them into [sampler] of {recipe}, or adopt them again at the end."
+        )
+    return Adopted(folder, before, sampling, note)
+
+
+def _values(varied: Mapping[str, Sequence[str]]) -> tuple[dict[str, list[Any]], list[str]]:
+    """The values of each axis as they are given to a pipeline, and what is wrong with them."""
+    unions: dict[str, Any] = {"sampler": AnySampler, "grid": AnyGrid, "path": AnyPath}
+    found: dict[str, list[Any]] = {}
+    mistakes = []
+    for name, texts in varied.items():
+        for text in texts:
+            try:
+                value: Any
+                if name == "steps":
+                    if not text.isdecimal():
+                        raise ValueError(f"steps = {text} must be a whole number from 1 on.")
+                    value = Sampling(steps=int(text)).steps
+                elif name == "guidance":
+                    value = Sampling(guidance=_float(text)).guidance
+                else:
+                    value = from_text(unions[name], text, name)
+                found.setdefault(name, []).append(value)
+            except ValueError as error:
+                mistakes.append(str(error))
+    return found, mistakes
+
+
+def _float(text: str) -> float:
+    with suppress(ValueError):
+        return float(text)
+    raise ValueError(f"guidance = {text} must be a number. 1 is off; usual values are 1 to 4.")
+
+
+def _settled(pipe: Pipeline, asked: Mapping[str, Any]) -> Sampling:
+    """The model's settings with these, the number of steps where it means something."""
+    own = pipe.settings(**{k: v for k, v in asked.items() if k != "steps"})
+    if "steps" in asked and not (isinstance(own.grid, Listed) or _own_steps(pipe, own)):
+        own = own.changed(steps=asked["steps"])
+    return own
+
+
+def _own_steps(pipe: Pipeline, own: Sampling) -> bool:
+    """Whether the sampler asks as often whatever number of steps it is given: then it chooses them itself."""
+    return _calls(pipe, own.changed(steps=3)) == _calls(pipe, own.changed(steps=6))
+
+
+def _calls(pipe: Pipeline, own: Sampling) -> int:
+    model = pipe.model
+    return own.rehearse(model.path, model.target, learned_variance=model.learned_variance)
+
+
+def _part(watch: Callable[[float], None] | None, number: int, of: int) -> Callable[[float], None] | None:
+    return None if watch is None else lambda share: watch((number + share) / of)
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, (int, float)) else in_text(value)
+
+
+def _key(own: Sampling) -> str:
+    return json.dumps(to_table(own), sort_keys=True)
+
+
+def _read(file: File) -> list[dict[str, Any]]:
+    """The points kept in a file. Raises ValueError for one that is damaged: it may be the work of hours."""
+    if not file.exists():
+        return []
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        if all(isinstance(line, dict) and line.keys() >= {"asked", "record"} for line in kept):
+            return list(kept)
+    except ValueError:
+        pass
+    raise ValueError(f"{file} is damaged. Move it away, and the sweep begins anew.")
