@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 
 from inkwash.evaluation.interval import Share
 
 
-def class_histogram(predicted: npt.ArrayLike, classes: Sequence[str]) -> npt.NDArray[np.float64]:
+def class_histogram(predicted: npt.ArrayLike, classes: int) -> npt.NDArray[np.float64]:
     """[K]: the share of each of the classes among those predicted [n]. Raises ValueError for others, and for none."""
     found = np.asarray(predicted, dtype=np.int64)
-    if not found.size or found.min() < 0 or found.max() >= len(classes):
+    if not found.size or found.min() < 0 or found.max() >= classes:
         seen = f"{found.min()} to {found.max()}" if found.size else "none"
-        raise ValueError(f"Predicted classes are numbers from 0 to {len(classes) - 1}, not {seen}.")
-    return np.bincount(found, minlength=len(classes)) / found.size
+        raise ValueError(f"Predicted classes are numbers from 0 to {classes - 1}, not {seen}.")
+    return np.bincount(found, minlength=classes) / found.size
 
 
 def class_distance(a: npt.ArrayLike, b: npt.ArrayLike) -> float:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from inkwash.evaluation.blocks import Features, blocks
+from inkwash.evaluation.rows import Features, blocks
 
 Array = npt.NDArray[np.floating[Any]]
 

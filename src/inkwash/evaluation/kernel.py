@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from inkwash.evaluation.blocks import Features, blocks, same_width
+from inkwash.evaluation.rows import Features, blocks, same_width
 from inkwash.evaluation.interval import Interval, Z
 
 

@@ -6,13 +6,19 @@ centre, and float32 could not tell on which side. Memory is O(n) besides the fea
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from inkwash.evaluation.blocks import Features, blocks, same_width
+from inkwash.evaluation.rows import Features, blocks, same_width
 from inkwash.evaluation.interval import Share
+
+PRECISION_K = 3
+DENSITY_K = 5
+"""Which nearest other bounds a picture's neighbourhood: the papers' choices."""
 
 MOST = 10_000
 """Pictures a side of precision, recall, density and coverage, at most: their time grows with the square."""
@@ -21,29 +27,37 @@ _ROUNDING = 1e-12
 """Squared distances closer than this part of the squared norms are equal: a sphere's own points lie within it."""
 
 
-def precision_recall(real: Features, fake: Features, k: int = 3) -> tuple[float, float]:
+def precision_recall(real: Features, fake: Features, k: int = PRECISION_K) -> tuple[float, float]:
     """The shares of fakes among the reals, and of reals among the fakes (math.md, eq. 49; Kynkäänniemi et al. 2019).
 
     Among a set: not farther from one of its pictures than that one's k-th nearest other. Of both sets the first
     min(n, m, MOST) are used. Raises ValueError where that is not more than k.
     """
     real, fake = _paired(real, fake, k)
-    held_fake, _ = _held(real, _radii(real, k), fake)
-    held_real, _ = _held(fake, _radii(fake, k), real)
-    return _share(held_fake > 0), _share(held_real > 0)
+    of_real, of_fake = _radii(real, k), _radii(fake, k)
+    precise, recalled = torch.zeros(len(fake), dtype=torch.bool), torch.zeros(len(real), dtype=torch.bool)
+    for i, j, squared, slack in _distances(fake, real):
+        precise[i] |= (squared <= of_real[j] + slack).any(1)
+        recalled[j] |= (squared <= of_fake[i, None] + slack).any(0)
+    return float(precise.double().mean()), float(recalled.double().mean())
 
 
-def density_coverage(real: Features, fake: Features, k: int = 5) -> tuple[float, float]:
-    """How many reals a fake is near, 1 expected, and the share of reals with a fake near (math.md, eq. 50).
+def density_coverage(real: Features, fake: Features, k: int = DENSITY_K) -> tuple[float, float]:
+    """How many reals a fake is near, over k, and the share of reals with a fake near (math.md, eq. 50).
 
-    Near a real: not farther than its k-th nearest other real (Naeem et al. 2020). Density may exceed 1; a fake
-    far from all others counts for nothing in both, which is their point. Of both sets the first min(n, m, MOST) are
-    used: for those from one distribution 1 - 2^-k of the reals are covered. Raises ValueError where that is not more
-    than k.
+    Near a real: not farther than its k-th nearest other real (Naeem et al. 2020). Fakes from the reals' distribution
+    have a density of 1 on average, and it may exceed 1, and cover about 1 - 2^-k of the reals; fakes far from all
+    others count for nothing in both. Of both sets the first min(n, m, MOST) are used. Raises ValueError where that is not
+    more than k.
     """
     real, fake = _paired(real, fake, k)
-    of_fake, of_real = _held(real, _radii(real, k), fake)
-    return float(of_fake.sum()) / (k * len(fake)), _share(of_real > 0)
+    of_real = _radii(real, k)
+    near, covered = 0, torch.zeros(len(real), dtype=torch.bool)
+    for _, j, squared, slack in _distances(fake, real):
+        inside = squared <= of_real[j] + slack
+        near += int(inside.sum())
+        covered[j] |= inside.any(0)
+    return near / (k * len(fake)), float(covered.double().mean())
 
 
 def nearest(queries: Features, among: Features) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
@@ -55,13 +69,17 @@ def nearest(queries: Features, among: Features) -> tuple[npt.NDArray[np.float64]
     same_width(queries, among)
     if not len(among):
         raise ValueError("There is nothing to be near to: the second set is empty.")
-    distance, index = np.empty(len(queries)), np.empty(len(queries), dtype=np.int64)
+    best = torch.full((len(queries),), torch.inf, dtype=torch.float64)
+    index = torch.zeros(len(queries), dtype=torch.int64)
+    for i, j, squared, _ in _distances(queries, among):
+        least, which = squared.min(1)
+        index[i] = torch.where(least < best[i], which + j.start, index[i])
+        best[i] = torch.minimum(least, best[i])
+    chosen, distance = index.numpy(), np.empty(len(queries))
     for i, rows in blocks(queries):
-        _, found = _smallest(i, rows, among, 1, own=False)
-        index[i] = found[:, 0].numpy()
         # Anew from the difference: |q|² + |a|² - 2 q·a leaves 1e-8 |q| of a copy's distance.
-        distance[i] = np.linalg.norm(rows.numpy() - among[index[i]], axis=1)
-    return distance, index
+        distance[i] = np.linalg.norm(rows.numpy() - among[chosen[i]], axis=1)
+    return distance, chosen
 
 
 def memorised(fake_distances: npt.ArrayLike, real_distances: npt.ArrayLike, share: float = 0.01) -> Share:
@@ -91,46 +109,34 @@ def _paired(real: Features, fake: Features, k: int) -> tuple[Features, Features]
 
 
 def _radii(features: Features, k: int) -> Tensor:
-    """[n]: the squared distance of every row to its k-th nearest other; others may equal it, but it is not its own."""
-    found = [_smallest(i, rows, features, k, own=True)[0].amax(1) for i, rows in blocks(features)]
-    return torch.cat(found)
+    """[n]: the squared distance of every row to its k-th nearest other. Each pair of blocks is computed once."""
+    best = torch.full((len(features), k), torch.inf, dtype=torch.float64)
+    for i, rows in blocks(features):
+        for j, others in blocks(features[: i.stop]):
+            squared, _ = _squared(rows, others)
+            if i == j:
+                squared.fill_diagonal_(torch.inf)  # no picture is its own neighbour; a copy of it may be
+            else:
+                best[j] = _least(best[j], squared.T)
+            best[i] = _least(best[i], squared)
+    return best.amax(1)
 
 
-def _held(centres: Features, radii: Tensor, points: Features) -> tuple[Tensor, Tensor]:
-    """How many of the closed balls hold each point, and how many points each ball holds; radii squared."""
-    of_points, of_balls = torch.zeros(len(points), dtype=torch.int64), torch.zeros(len(centres), dtype=torch.int64)
-    for i, rows in blocks(points):
-        for j, others in blocks(centres):
+def _least(a: Tensor, b: Tensor) -> Tensor:
+    """The smallest of the numbers [B, k] and [B, m] in every row, as many as in the first."""
+    k = a.shape[1]
+    return torch.cat([a, b.topk(min(k, b.shape[1]), dim=1, largest=False).values], 1).topk(k, 1, largest=False).values
+
+
+def _distances(a: Features, b: Features) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
+    """By pairs of blocks: which rows of a and of b, their squared distances [A, B], and by how much those may err."""
+    for i, rows in blocks(a):
+        for j, others in blocks(b):
             squared, norms = _squared(rows, others)
-            inside = squared <= norms.mul_(_ROUNDING).add_(radii[j])
-            of_points[i] += inside.sum(1)
-            of_balls[j] += inside.sum(0)
-    return of_points, of_balls
-
-
-def _smallest(here: slice, rows: Tensor, among: Features, k: int, *, own: bool) -> tuple[Tensor, Tensor]:
-    """The k smallest squared distances of a block of rows to all of `among`, and whose [B, k].
-
-    own: the rows are those of `among` at `here`, and none is its own neighbour.
-    """
-    best = torch.full((len(rows), k), torch.inf, dtype=torch.float64)
-    index = torch.zeros(len(rows), k, dtype=torch.int64)
-    for j, others in blocks(among):
-        squared, _ = _squared(rows, others)
-        if own and j == here:
-            squared.fill_diagonal_(torch.inf)
-        near, which = squared.topk(min(k, len(others)), largest=False)
-        both, indices = torch.cat([best, near], 1), torch.cat([index, which + j.start], 1)
-        best, chosen = both.topk(k, largest=False)
-        index = indices.gather(1, chosen)
-    return best, index
+            yield i, j, squared, norms.mul_(_ROUNDING)
 
 
 def _squared(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """|a|² + |b|² - 2 a·b [A, B], which rounding may make negative, and |a|² + |b|²."""
     norms = a.square().sum(1)[:, None] + b.square().sum(1)
     return torch.addmm(norms, a, b.T, alpha=-2.0), norms
-
-
-def _share(which: Tensor) -> float:
-    return float(which.double().mean())
