@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from inkwash.evaluation.rows import Features, blocks, same_width
 from inkwash.evaluation.interval import Interval, Z
+from inkwash.evaluation.rows import Features, blocks, same_width
 
 
 def kid(x: Features, y: Features) -> Interval:

@@ -13,8 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from inkwash.evaluation.rows import Features, blocks, same_width
 from inkwash.evaluation.interval import Share
+from inkwash.evaluation.rows import Features, blocks, same_width
 
 PRECISION_K = 3
 DENSITY_K = 5
@@ -46,9 +46,9 @@ def density_coverage(real: Features, fake: Features, k: int = DENSITY_K) -> tupl
     """How many reals a fake is near, over k, and the share of reals with a fake near (math.md, eq. 50).
 
     Near a real: not farther than its k-th nearest other real (Naeem et al. 2020). Fakes from the reals' distribution
-    have a density of 1 on average, and it may exceed 1, and cover about 1 - 2^-k of the reals; fakes far from all
-    others count for nothing in both. Of both sets the first min(n, m, MOST) are used. Raises ValueError where that is not
-    more than k.
+    have a density of 1 on average, which may be exceeded, and cover about 1 - 2^-k of the reals; fakes far from all
+    others count for nothing in both. Of both sets the first min(n, m, MOST) are used. Raises ValueError where that is
+    not more than k.
     """
     real, fake = _paired(real, fake, k)
     of_real = _radii(real, k)
