@@ -19,7 +19,7 @@ SRC = ROOT / "src" / "inkwash"
 LAYERS = {
     "core": ["types", "noise", "kinds", "paths", "ode", "targets", "times", "grids", "model", "guidance", "drive"],
     "methods": ["samplers", "bound", "likelihood", "objectives", "edit"],
-    "parts": ["nets", "codec", "data", "optim", "device"],
+    "parts": ["nets", "codec", "data", "optim", "device", "ranks"],
     "application": [
         "checkpoint",
         "modelfolder",
@@ -35,7 +35,7 @@ LAYERS = {
     ],
     "faces": ["cli"],
 }
-FREE = ["__init__", "_version"]  # the public names, imported lazily, and the version: anyone's
+FREE = ["__init__", "__main__", "_version"]  # the public names, imported lazily, and the version: anyone's
 
 LEVEL = {room: level for level, rooms in enumerate(LAYERS.values()) for room in rooms}
 FILES = sorted(SRC.rglob("*.py"))
