@@ -19,7 +19,7 @@ SRC = ROOT / "src" / "inkwash"
 LAYERS = {
     "core": ["types", "noise", "kinds", "paths", "ode", "targets", "times", "grids", "model", "guidance", "drive"],
     "methods": ["samplers", "bound", "likelihood", "objectives", "edit"],
-    "parts": ["nets", "codec", "data", "optim", "device", "ranks"],
+    "parts": ["nets", "codec", "data", "optim", "device", "ranks", "features"],
     "application": [
         "checkpoint",
         "modelfolder",
@@ -31,6 +31,7 @@ LAYERS = {
         "gallery",
         "compare",
         "training",
+        "report",
         "recipes",
     ],
     "faces": ["cli"],

@@ -44,8 +44,15 @@ class Checkpoint:
     texts: dict[str, str]
 
 
-def publish(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], texts: Mapping[str, str]) -> Path:
+def publish(
+    folder: Path,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    texts: Mapping[str, str],
+    copies: Mapping[str, Path] | None = None,
+) -> Path:
     """Write `<name>.safetensors` per entry of `tensors` and each text file, and give them the name `folder` at once.
+
+    copies: files that go along byte for byte, safetensors or text, by the names they get.
 
     A published folder of that name is replaced, with all that is in it. Names may lie in subfolders ("codec/model").
     Tensors of any device, stride or sharing are stored as contiguous values. Only one process may publish to a
@@ -55,7 +62,8 @@ def publish(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], texts: Ma
     and `ValueError` for names or dtypes that cannot be stored and for a folder that holds somebody else's files.
     """
     groups = {f"{name}.safetensors": _packed(name, group) for name, group in tensors.items()}
-    names = [*groups, *texts]
+    copies = copies or {}
+    names = [*groups, *texts, *copies]
     for name in names:
         if not _plain(name) or name == MANIFEST or names.count(name) > 1:
             raise ValueError(f"A checkpoint cannot hold a file named {name!r}: it must be a relative path, given once.")
@@ -74,6 +82,9 @@ def publish(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], texts: Ma
             for name, text in texts.items():
                 (staged / name).parent.mkdir(parents=True, exist_ok=True)
                 (staged / name).write_bytes(text.encode())
+            for name, source in copies.items():
+                (staged / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, staged / name)
             files = {name: _describe(staged / name) for name in sorted(names)}
             for place in [staged / name for name in names] + [p for p in staged.rglob("*") if p.is_dir()]:
                 flush(place)

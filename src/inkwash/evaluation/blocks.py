@@ -129,8 +129,8 @@ def _fill_block(file: File, row: Row, n: int, fill: Fill, block: int, number: in
     here["rows"], here["cost"] = stop - number * block, here["cost"] + cost
     here["seconds"] += time.perf_counter() - began
     try:
-        _write(file, start * row.bytes, np.ascontiguousarray(rows).tobytes(), sync=True)
-        _write(_beside(file, "done"), number * DONE.itemsize, here.tobytes(), sync=False)
+        _write(file, start * row.bytes, memoryview(np.ascontiguousarray(rows)).cast("B"), sync=True)
+        _write(_beside(file, "done"), number * DONE.itemsize, memoryview(here.tobytes()), sync=False)
     except OSError as error:
         raise _explain(error, file, f"{_fraction(file, block, n):.0%} of it is") from error
 
@@ -264,11 +264,10 @@ def _publish(file: File, table: Mapping[str, Any]) -> None:
     flush(file.parent)
 
 
-def _write(file: File, at: int, data: bytes, *, sync: bool) -> None:
+def _write(file: File, at: int, left: memoryview, *, sync: bool) -> None:
     """Write at a place of a file that is there."""
     with file.open("rb+", buffering=0) as out:
         out.seek(at)
-        left = memoryview(data)
         while left:
             left = left[out.write(left) or 0 :]
         if sync:

@@ -1,0 +1,383 @@
+"""The two sets that are compared: pictures, drawn or real, and their features, as arrays on the disk.
+
+A set is the first n of an endless sequence, or of a long one: picture i is the same however many are asked for, by
+however many ranks and in however many attempts they were made. So a set that is asked for again is there, and a larger
+one goes on where the smaller ended. No more than a block of it is ever in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path as File
+from typing import TYPE_CHECKING, Any, Protocol, overload
+
+import numpy as np
+import torch
+
+from inkwash.codec import Pixels, codec_for
+from inkwash.data import Dataset, cache_dir, order
+from inkwash.evaluation.blocks import Row, Watch, filled, sha256
+from inkwash.kinds import to_table
+from inkwash.pipeline import Pipeline
+from inkwash.ranks import ALONE, Ranks
+from inkwash.types import Denoised, Query
+
+if TYPE_CHECKING:
+    from inkwash.features import Extractor, Judge
+
+SHOWN = 256
+"""Pictures shown to a net before the disk has what it saw, or a chunk of the net's, where that is more."""
+
+COPIED = 1024
+"""Real pictures copied at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """A set of pictures, the first `len` of their sequence.
+
+    array: uint8 [n, H, W, C], or float32 [n, D] for vectors; memory-mapped, changing it changes nothing on the disk.
+    labels: int64 [n]: the class asked for, or a real picture's own; -1 for none; None where there are no classes.
+    about: where they are from, JSON-able. key: SHA-256 of everything that determines the sequence, whatever n is.
+    folder: where they are, and their features.
+    """
+
+    array: np.ndarray
+    labels: np.ndarray | None
+    classes: tuple[str, ...]
+    about: dict[str, Any]
+    key: str
+    folder: File | None = None
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+
+def real(
+    data: Dataset,
+    rows: np.ndarray,
+    split: str,
+    n: int | None = None,
+    seed: int = 0,
+    *,
+    cache: File | None = None,
+    ranks: Ranks = ALONE,
+    watch: Watch | None = None,
+) -> Pictures:
+    """n of the examples `rows` of a data set, chosen and ordered at random by the seed; all of them for None.
+
+    split: what these rows are called, train, val or test. Floats become 8-bit pictures, their least and greatest value
+    in the data set black and white. A copy is kept in cache (`cache_dir()` by default). Raises ValueError where there
+    are not n.
+    """
+    n = len(rows) if n is None else n
+    if not 1 <= n <= len(rows):
+        raise ValueError(
+            f"{n:,} pictures of {data.name} ({split}) were asked for, and there are {len(rows):,}. Ask for 1 to "
+            f"{len(rows):,}, or take another split."
+        )
+    codec = codec_for(data.images) if data.images.ndim == 4 else Pixels()
+    of = {
+        "what": "real",
+        "fingerprint": data.fingerprint,
+        "split": split,
+        "rows": hashlib.sha256(np.ascontiguousarray(rows, dtype="<i8").data).hexdigest(),
+        "seed": seed,
+        "values": to_table(codec) if data.images.ndim == 4 else "as they are",
+    }
+    row = Row(data.images.shape[1:], "|u1" if data.images.ndim == 4 else "<f4", of)
+    chosen = rows[order(seed, 0, len(rows))[:n]]
+
+    def copied(start: int, stop: int, told: Watch) -> tuple[np.ndarray, float]:
+        part = np.ascontiguousarray(data.images[chosen[start:stop]])
+        if part.ndim == 4:
+            return codec.picture(torch.from_numpy(part)).numpy(), 0.0
+        return part.astype(np.float32, copy=False), 0.0
+
+    folder = (cache or cache_dir()) / "sets" / row.key[:16]
+    found = filled(folder / "pictures.bin", row, n, copied, block=COPIED, ranks=ranks, watch=watch)
+    labels = None if data.labels is None else np.asarray(data.labels[chosen], dtype=np.int64)
+    about = of | {"data": data.name, "generated": data.generated, "n": n, "of": len(rows)}
+    return Pictures(found.array, labels, data.classes, about, row.key, folder)
+
+
+def generate(
+    pipe: Pipeline,
+    n: int,
+    folder: File,
+    *,
+    weights: str,
+    labels: Sequence[int] | np.ndarray | None = None,
+    seed: int = 0,
+    batch_size: int = 256,
+    ranks: Ranks = ALONE,
+    watch: Watch | None = None,
+    **settings: Any,
+) -> Pictures:
+    """Draw the first n pictures of a seed into a folder of their own in `folder`, or find them there.
+
+    Picture i is the one that `pipe(..., seed=seed)` draws as number i, bit for bit. weights: SHA-256 of the model's;
+    labels: classes asked for by index, -1 for any; `asked` gives them in the proportions of real data, and only those
+    let a set grow; None: every class in turn. batch_size: memory, and after how many the disk has them; settings: of
+    sampling (steps, sampler, eta, guidance, grid, path), as a pipeline's call takes them.
+
+    about: the sampling's settings, and for each picture `calls` of the denoiser, for all of them `seconds` (summed over
+    ranks and attempts). Raises ValueError for what does not fit the model, and where it answers with NaN.
+    """
+    if n < 1 or batch_size < 1:
+        raise ValueError(f"n and batch_size must be at least 1, not {n} and {batch_size}.")
+    config, chunk = pipe.config, pipe.chunk
+    own = pipe.settings(**settings)
+    own.rehearse(pipe.model.path, pipe.model.target, learned_variance=pipe.model.learned_variance)
+    if labels is None and config.classes:
+        labels = Asked((*(1 for _ in config.classes), 0), n)
+    wanted = _wanted(labels, n, config.classes)
+    model = {k: v for k, v in to_table(config).items() if k not in ("sampling", "trained")}
+    of = {"what": "generated", "weights": weights, "seed": seed, "model": model, "torch": torch.__version__}
+    of |= pipe.described(own) | {"label": _rule(labels)}
+    vectors = len(config.shape) == 1
+    shape = config.shape if vectors else (*config.shape[1:], config.shape[0])
+    row = Row(shape, "<f4" if vectors else "|u1", of)
+    size = -(-batch_size // chunk) * chunk
+
+    def drawn(start: int, stop: int, told: Watch) -> tuple[np.ndarray, float]:
+        parts, cost = [], 0
+        for first in range(start - start % size, stop, size):  # a block of before may be longer than a batch of now
+            low, high = max(first, start), min(first + size, stop)
+            label = None if wanted is None else wanted[low:high].tolist()
+            seen = _Seen(low)
+            samples = pipe(
+                high - low,
+                label=label,
+                seed=seed,
+                first=low,
+                batch_size=size,
+                trace=seen,
+                watch=lambda f, low=low, high=high: told((low - start + f * (high - low)) / (stop - start)),  # type: ignore[misc]
+                **settings,
+            )
+            parts.append(samples.array if vectors else samples.pictures())
+            cost += seen.calls * (high - low)
+        return np.concatenate(parts), cost
+
+    # No larger than leaves every rank something to do.
+    block = min(size, -(-n // (ranks.world * chunk)) * chunk)
+    place = folder / row.key[:16]
+    found = filled(place / "pictures.bin", row, n, drawn, block=block, ranks=ranks, watch=watch)
+    about = of | {"n": n, "calls": round(found.cost / n, 3), "seconds": found.seconds}
+    return Pictures(found.array, wanted, config.classes, about, row.key, place)
+
+
+def features(
+    pictures: Pictures,
+    extractor: Extractor,
+    *,
+    folder: File | None = None,
+    ranks: Ranks = ALONE,
+    watch: Watch | None = None,
+) -> np.ndarray:
+    """What a feature net says of each picture: float32 [n, d], memory-mapped, computed once.
+
+    Kept in `folder`, by default with the pictures; found again by the pictures' key and the net's name, weights and
+    resize, whatever device computed them. Raises ValueError for features that are not finite.
+    """
+    net = {"features": extractor.name, "weights": extractor.weights, "resize": extractor.resize}
+    row = Row((extractor.width(pictures.array),), "<f4", {"pictures": pictures.key, **net})
+
+    def seen(shown: np.ndarray) -> np.ndarray:
+        found = extractor(shown).numpy()
+        if not np.isfinite(found).all():
+            worst = int((~np.isfinite(found)).any(1).argmax())
+            raise ValueError(
+                f"{extractor.name} gives NaN or infinity for a picture with values {shown[worst].min()} to "
+                f"{shown[worst].max()}. Look at the pictures and at the net's weights."
+            )
+        return found
+
+    return _kept(pictures, f"features-{plain(extractor.name)}", row, extractor.chunk, seen, folder, ranks, watch)
+
+
+def predictions(
+    pictures: Pictures,
+    judge: Judge,
+    *,
+    folder: File | None = None,
+    ranks: Ranks = ALONE,
+    watch: Watch | None = None,
+) -> np.ndarray:
+    """The class that a judge sees in each picture: int64 [n], kept as features are."""
+    row = Row((), "<i8", {"pictures": pictures.key, "judge": judge.weights, "classes": list(judge.classes)})
+    chunk = judge.logits.chunk
+    return _kept(pictures, "classes", row, chunk, lambda shown: judge(shown).numpy(), folder, ranks, watch)
+
+
+def plain(name: str) -> str:
+    """A component's text form as a part of a file's name: its kind."""
+    return "".join(c if c.isalnum() else "-" for c in name.partition("(")[0])
+
+
+class Labelled(Protocol):
+    """What has labels: `Pictures`, a `Reference`."""
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """[n] indices of classes, -1 for none."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names."""
+        ...
+
+
+@dataclass(frozen=True)
+class Asked(Sequence[int]):
+    """Classes in given proportions: the first n of one endless sequence, so that a set drawn with them can grow.
+
+    shares: integers, for each class how often it comes, and last how often the null label, -1. Each label is the one
+    that is furthest behind its share, so that none is ever a whole picture ahead; equal shares come in turn.
+    """
+
+    shares: tuple[int, ...]
+    n: int
+    array: np.ndarray = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if min(self.shares) < 0 or sum(self.shares) == 0:
+            raise ValueError(f"shares = {self.shares} must be 0 or more, and not all 0.")
+        least = math.gcd(*self.shares)
+        object.__setattr__(self, "shares", tuple(s // least for s in self.shares))
+        object.__setattr__(self, "array", _in_turn(self.shares, self.n))
+
+    def __len__(self) -> int:
+        return self.n
+
+    @overload
+    def __getitem__(self, i: int) -> int: ...
+    @overload
+    def __getitem__(self, i: slice) -> Sequence[int]: ...
+    def __getitem__(self, i: int | slice) -> int | Sequence[int]:
+        found: int | Sequence[int] = self.array[i].tolist()
+        return found
+
+
+def asked(reference: Labelled, n: int, classes: Sequence[str]) -> Asked | None:
+    """n classes in the proportions of real data, for a model of these classes; None for a model without.
+
+    Real pictures without a label count for the null label. Where the real data have no labels or other classes, every
+    class comes in turn.
+    """
+    if not classes:
+        return None
+    labels = reference.labels
+    if labels is None or tuple(reference.classes) != tuple(classes) or not (labels >= 0).any():
+        return Asked((*(1 for _ in classes), 0), n)
+    counts = np.bincount(labels + 1, minlength=len(classes) + 1)  # -1 comes first
+    return Asked((*counts[1:].tolist(), int(counts[0])), n)
+
+
+class Pace:
+    """How many pictures a second, and how many seconds are left, by what was done since the first time it was told.
+
+    So what an earlier attempt left, or another process is doing, does not count as this one's speed.
+    """
+
+    def __init__(self, n: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.n = n
+        self.clock = clock
+        self.begun: tuple[float, float] | None = None
+
+    def __call__(self, fraction: float) -> tuple[float, float]:
+        """(pictures a second, seconds left) at this fraction; (0, inf) before anything is done."""
+        now = self.clock()
+        if self.begun is None:
+            self.begun = now, fraction
+        began, before = self.begun
+        if fraction <= before or now <= began:
+            return 0.0, 0.0 if fraction >= 1 else math.inf
+        speed = (fraction - before) / (now - began)
+        return speed * self.n, (1 - fraction) / speed
+
+
+def _kept(
+    pictures: Pictures,
+    name: str,
+    row: Row,
+    chunk: int,
+    seen: Callable[[np.ndarray], np.ndarray],
+    folder: File | None,
+    ranks: Ranks,
+    watch: Watch | None,
+) -> np.ndarray:
+    """What is seen in each picture, in a file beside them; a net that takes chunks always sees the same ones."""
+
+    def computed(start: int, stop: int, told: Watch) -> tuple[np.ndarray, float]:
+        first = start - start % chunk
+        return seen(pictures.array[first:stop])[start - first :], 0.0
+
+    where = folder or pictures.folder or cache_dir() / "features" / pictures.key[:16]
+    file = where / f"{name}-{row.key[:16]}.bin"
+    block = -(-SHOWN // chunk) * chunk
+    return filled(file, row, len(pictures), computed, block=block, ranks=ranks, watch=watch).array
+
+
+@dataclass
+class _Seen:
+    """Counts the denoiser's answers, and stops at the first that holds NaN or infinity."""
+
+    first: int
+    calls: int = 0
+
+    def __call__(self, query: Query, answer: Denoised) -> None:
+        self.calls += 1
+        if not answer.x0.isfinite().all():
+            row = int((~answer.x0.isfinite().flatten(1).all(1)).nonzero()[0])
+            raise ValueError(
+                f"The model answers with NaN or infinity at t = {float(query.t[row]):.3g} for picture "
+                f"{self.first + row}: no number about its pictures would mean anything. Try fp32, less guidance, or "
+                "more steps."
+            )
+
+
+def _wanted(labels: Sequence[int] | np.ndarray | None, n: int, classes: Sequence[str]) -> np.ndarray | None:
+    """The classes asked for, [n] int64; None for a model without."""
+    if labels is None:
+        return None
+    if not classes:
+        raise ValueError("Labels were given, but this model was trained without classes. Leave them out.")
+    wanted = labels.array if isinstance(labels, Asked) else np.asarray(labels, dtype=np.int64)
+    if wanted.shape != (n,) or wanted.min() < -1 or wanted.max() >= len(classes):
+        raise ValueError(
+            f"labels must be {n} indices of classes, 0 to {len(classes) - 1}, or -1 for any; they are "
+            f"{wanted.shape}, {wanted.min(initial=0)} to {wanted.max(initial=0)}."
+        )
+    return wanted
+
+
+def _rule(labels: Sequence[int] | np.ndarray | None) -> Any:
+    """What tells one choice of labels from another: where there is a rule, that, whatever n is."""
+    if labels is None:
+        return None
+    if isinstance(labels, Asked):
+        return {"shares": list(labels.shares)}
+    return {"given": sha256(np.asarray(labels).tolist())}
+
+
+@lru_cache(maxsize=4)
+def _in_turn(shares: tuple[int, ...], n: int) -> np.ndarray:
+    """[n] int64, read-only: each label is the one that is furthest behind its share, the first of several."""
+    share, total = np.array(shares, dtype=np.int64), sum(shares)
+    behind = np.zeros(len(shares), dtype=np.int64)  # by how much, times the total
+    out = np.empty(n, dtype=np.int64)
+    for i in range(n):
+        behind += share
+        out[i] = behind.argmax()
+        behind[out[i]] -= total
+    out[out == len(shares) - 1] = -1
+    out.flags.writeable = False
+    return out
