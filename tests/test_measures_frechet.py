@@ -55,7 +55,7 @@ def test_covariances_of_one_direction() -> None:
 
 
 def test_fewer_pictures_than_features() -> None:
-    """With centred features X and Y the trace of the root is the sum of singular values of X Y^T over the root of n's."""
+    """With X and Y the centred features: tr (AB)^1/2 is the sum of singular values of X Y^T/sqrt((n - 1)(m - 1))."""
     x, y = normals(2, 12, 50), 1.5 * normals(3, 20, 50) + 0.3
     x0, y0 = x - x.mean(0), y - y.mean(0)
     cross = np.linalg.svd(x0 @ y0.T, compute_uv=False).sum() / math.sqrt(11 * 19)

@@ -80,7 +80,7 @@ def test_the_interval_is_the_jackknifes() -> None:
 
 
 def test_the_interval_is_never_less_than_for_one_distribution() -> None:
-    """sqrt(2)·(1/n + 1/m)·|C| with C's norm from the centred kernel of both: here the jackknife finds next to nothing."""
+    """sqrt(2)·(1/n + 1/m)·|C| with C's norm from the centred kernel of both; the jackknife finds nothing here."""
     x, y = np.array([[-1.0], [1.0]] * 8), np.array([[-1.0], [1.0]] * 6)
     centred = kernel(x, y)
     centred = centred - centred.mean(0) - centred.mean(1)[:, None] + centred.mean()
