@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from inkwash._version import __version__
-from inkwash.cli import compare, data, demo, doctor, edit, info, interpolate, likelihood, noise, sample, train
+from inkwash.cli import compare, data, demo, doctor, edit, info, interpolate, likelihood, noise, report, sample, train
 from inkwash.cli.command import Command, Patient
 
 EXAMPLES = """
@@ -45,6 +45,7 @@ app.command("compare", cls=Patient)(compare.compare)
 app.command("edit", cls=Command)(edit.edit)
 app.command("interpolate", cls=Command)(interpolate.interpolate)
 app.command("likelihood", cls=Command)(likelihood.likelihood)
+app.command("report", cls=Command)(report.report)
 app.command("info", cls=Command)(info.info)
 app.command("noise", cls=Command)(noise.noise)
 app.add_typer(data.app, name="data")
