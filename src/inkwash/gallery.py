@@ -101,14 +101,40 @@ def forward_strip(
     return pictures.strip(Samples(np.concatenate(noised), (), {}, codec).pictures(), captions)
 
 
+BANDS = ("0.05 to 0.22", "0.22 to 1", "1 to 4.5", "4.5 to 20")
+"""The noise levels sigma/alpha of validation_band_0 to 3 in metrics.jsonl."""
+
+
 def loss_plot(metrics: Sequence[Mapping[str, Any]]) -> Image:
-    """The training loss over the steps, and the validation loss where there is one."""
-    series: dict[str, tuple[list[float], list[float]]] = {}
-    for name, key in (("training", "loss"), ("validation", "validation")):
-        points = [(m["step"], m[key]) for m in metrics if key in m]
-        if points:
-            series[name] = ([x for x, _ in points], [y for _, y in points])
-    return pictures.line_plot(series, title="Loss", xlabel="step", ylabel="loss")
+    """The training loss over the steps, and the validation loss where there is one, faintly that of training pictures.
+
+    Training minimises a weighted loss at times of its own, so the two need not be on one level.
+    """
+    names = {"training": "loss", "validation": "validation"}
+    series = {name: _curve(metrics, key) for name, key in names.items() if any(key in m for m in metrics)}
+    faint = {"validation": _curve(metrics, "validation_train")} if "validation" in series else {}
+    return pictures.line_plot(series, title="Loss", xlabel="step", ylabel="loss", faint=faint)
+
+
+def band_plot(metrics: Sequence[Mapping[str, Any]]) -> Image | None:
+    """The validation loss in each band of noise, faintly that of training pictures; None where none was measured."""
+    keys = {name: f"band_{i}" for i, name in enumerate(BANDS) if any(f"validation_band_{i}" in m for m in metrics)}
+    if not keys:
+        return None
+    return pictures.line_plot(
+        {name: _curve(metrics, f"validation_{key}") for name, key in keys.items()},
+        title="Validation loss by noise level sigma/alpha",
+        xlabel="step",
+        ylabel="squared error; faint: on training pictures",
+        smooth=False,
+        log="y",
+        faint={name: _curve(metrics, f"validation_train_{key}") for name, key in keys.items()},
+    )
+
+
+def _curve(metrics: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
+    points = [(m["step"], m[key]) for m in metrics if key in m]
+    return [x for x, _ in points], [y for _, y in points]
 
 
 def _layout(n: int, labels: Sequence[str], columns: int | None) -> tuple[int, list[str] | None]:

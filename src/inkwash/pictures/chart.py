@@ -42,19 +42,23 @@ def line_plot(
     ylabel: str,
     smooth: bool = True,
     log: Literal["", "x", "y", "xy"] = "",
+    faint: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None,
     size: tuple[int, int] = (900, 500),
 ) -> Image:
     """A line for each (xs, ys), x ascending, with a legend if there are several: more than 4 are named at their ends.
 
     smooth: series of 50 and more points get a line through their running mean, over the values drawn faintly.
     log: the axes that are logarithmic. Values that are not finite, or on such an axis not above 0, are left out.
+    faint: of some of the series by name, another line, thin and pale in the same colour.
     Raises ValueError where xs and ys differ in length.
     """
     from PIL import Image, ImageDraw
 
     lines = {name: _usable(name, *points, log) for name, points in series.items()}
-    xs = np.concatenate([x for x, _ in lines.values()] or [np.zeros(0)])
-    ys = np.concatenate([y for _, y in lines.values()] or [np.zeros(0)])
+    pale = {name: _usable(name, *points, log) for name, points in (faint or {}).items()}
+    drawn = [*lines.values(), *pale.values()]
+    xs = np.concatenate([x for x, _ in drawn] or [np.zeros(0)])
+    ys = np.concatenate([y for _, y in drawn] or [np.zeros(0)])
     x_low, x_high = _range(xs, 0.0)
     y_low, y_high = _range(ys, 0.04)
     x_ticks = _log_ticks(x_low, x_high) if "x" in log else _labelled(ticks(x_low, x_high, 8))
@@ -83,10 +87,12 @@ def line_plot(
         across = place(step, y_low)[0]
         draw.line([(across, bottom * _S), (across, (bottom + 5) * _S)], fill=_AXIS, width=_S)
         _write(draw, (across / _S, bottom + 9), label, 13, text.QUIET, "ma")
-    for i, (x, y) in enumerate(lines.values()):
+    for i, (name, (x, y)) in enumerate(lines.items()):
         colour = COLOURS[i % len(COLOURS)]
+        if name in pale:
+            _polyline(draw, place(*_envelope(*pale[name], size[0])), _faded(colour, 0.5), 1.4)
         if smooth and len(x) >= 50:
-            _polyline(draw, place(*_envelope(x, y, size[0])), tuple(round(c + (255 - c) * 0.72) for c in colour), 1)
+            _polyline(draw, place(*_envelope(x, y, size[0])), _faded(colour, 0.72), 1)
             _polyline(draw, place(*_thinned(x, _running_mean(y), size[0])), colour, 2.2)
         else:
             _polyline(draw, place(*_envelope(x, y, size[0])), colour, 2.2)
@@ -242,6 +248,10 @@ def _polyline(draw: ImageDraw, at: tuple[Floats, Floats], colour: tuple[int, ...
         draw.ellipse([x - r, y - r, x + r, y + r], fill=colour)
     elif points:
         draw.line(points, fill=colour, width=round(width * _S), joint="curve")
+
+
+def _faded(colour: tuple[int, ...], share: float) -> tuple[int, ...]:
+    return tuple(round(c + (255 - c) * share) for c in colour)
 
 
 def _legend(draw: ImageDraw, names: list[str], right: float) -> None:
