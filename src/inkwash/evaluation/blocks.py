@@ -129,7 +129,7 @@ def _fill_block(file: File, row: Row, n: int, fill: Fill, block: int, number: in
     here["rows"], here["cost"] = stop - number * block, here["cost"] + cost
     here["seconds"] += time.perf_counter() - began
     try:
-        _write(file, start * row.bytes, memoryview(np.ascontiguousarray(rows)).cast("B"), sync=True)
+        _write(file, start * row.bytes, np.ascontiguousarray(rows).data.cast("B"), sync=True)
         _write(_beside(file, "done"), number * DONE.itemsize, memoryview(here.tobytes()), sync=False)
     except OSError as error:
         raise _explain(error, file, f"{_fraction(file, block, n):.0%} of it is") from error
