@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from inkwash.evaluation import spectrum as room
 from inkwash.evaluation.spectrum import FLOOR, spectrum, spectrum_error
 from inkwash.noise import Philox, Stream
 
@@ -80,7 +79,7 @@ def test_the_mean_over_pictures_and_channels_in_any_blocks(monkeypatch: pytest.M
     x = noise(2, 7, 8, 8, 2)
     each = [spectrum(x[i : i + 1, :, :, c : c + 1]) for i in range(7) for c in range(2)]
     for numbers in (1, 300, 1 << 21):
-        monkeypatch.setattr(room, "_NUMBERS", numbers)
+        monkeypatch.setitem(spectrum.__globals__, "_NUMBERS", numbers)
         np.testing.assert_allclose(spectrum(x), np.mean(each, 0), rtol=1e-12)
 
 
