@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 SHEETS = 8
 """Of the sample sheets over time so many are shown, evenly chosen; all but the newest reduced."""
 
-RISE = 0.01
-"""A rise of the held-out loss by this share is told: on the same pictures, noise levels and noise it hardly varies."""
-
 TIMES = 8
 """Moments of the denoising strip."""
 
@@ -34,7 +31,7 @@ _SIZE = (620, 380)  # of a curve: two side by side, or one on a telephone, can b
 _WIDE, _SMALL = 1000, 340  # pixels across, at most: of large pictures, of those of a row
 _PIXELLED = 96  # pictures up to this side are shown with square pixels
 _POINTS = 2000
-_NO_CURVE = ("step", "fraction", "seconds", "eta", "memory", "skipped")
+_NO_CURVE = ("step", "fraction", "seconds", "eta", "memory", "skipped", "overfitting")
 
 Kind = Literal["chart", "pixels", "picture"]
 
@@ -117,19 +114,19 @@ def _series(metrics: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float]
 
 
 def overfitting(metrics: Sequence[Mapping[str, Any]]) -> str:
-    """What to say where the held-out loss has risen by `RISE` while that on training pictures fell; "" elsewhere."""
-    both = [m for m in metrics if _finite(m.get("validation")) and _finite(m.get("validation_train"))]
-    if not both:
+    """What to say of a run that found, when it last validated, that its held-out loss had risen; "" of others."""
+    validated = [m for m in metrics if _finite(m.get("validation"))]
+    if not validated or not _finite(validated[-1].get("overfitting")):
         return ""
-    low, last = min(both, key=lambda m: m["validation"]), both[-1]
-    if last["validation"] < (1 + RISE) * low["validation"] or last["validation_train"] >= low["validation_train"]:
-        return ""
-    return (
-        f"Overfitting: the held-out loss was lowest at step {low['step']:,} ({low['validation']:.4g}) and is "
-        f"{last['validation'] / low['validation'] - 1:.1%} higher at step {last['step']:,} ({last['validation']:.4g}), "
-        f"while the same loss on training pictures fell from {low['validation_train']:.4g} to "
-        f"{last['validation_train']:.4g}."
+    low, last = min(validated, key=lambda m: m["validation"]), validated[-1]
+    said = (
+        f"Overfitting: the held-out loss was lowest at step {low['step']:,} ({low['validation']:.4g}) and is higher at "
+        f"step {last['step']:,} ({last['validation']:.4g}), by more than two standard errors"
     )
+    seen = low.get("validation_train"), last.get("validation_train")
+    if not all(map(_finite, seen)):
+        return said + "."
+    return f"{said}, while the same loss on training pictures went from {seen[0]:.4g} to {seen[1]:.4g}."
 
 
 def _finite(value: Any) -> bool:
