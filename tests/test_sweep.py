@@ -15,7 +15,8 @@ import torch
 from inkwash import MLP, Config, Ddim, Euler, Flow, Heun, Karras, Linear, Listed, Sampling, checkpoint
 from inkwash.codec import Standard
 from inkwash.evaluation.front import best, pareto, plot, table
-from inkwash.evaluation.record import Measure, Record
+from inkwash.evaluation.likelihood import weights_hash
+from inkwash.evaluation.record import Measure, Record, append
 from inkwash.evaluation.sweep import SWEEP, Point, SweepError, adopt, axes, combinations, sweep
 from inkwash.kinds import to_table
 from inkwash.model import Plain
@@ -151,7 +152,7 @@ class Asked:
             raise KeyboardInterrupt
         self.settings.append(settings | {"measures": measures, "seed": seed, "n": n})
         if watch:
-            watch(0.5)
+            watch("Drawing", 0.5)
         value = float(settings["steps"])
         told = {"steps": settings["steps"], "seconds": 50.0}
         measure = replace(MEASURE, n=n)
@@ -162,21 +163,34 @@ class Asked:
 @dataclass
 class Truth:
     key: str = "k" * 64
+    n: int = 200
+
+    def __len__(self) -> int:
+        return self.n
+
+
+@dataclass
+class Net:
+    name: str = "raw"
+    weights: str = "0" * 64
+    resize: str = "none"
 
 
 def run(folder: Path, asked: Asked, texts: list[str], **changes: Any) -> list[Point]:
-    settings: dict[str, Any] = {"n": 100, "folder": folder, "weights": "w" * 64, "evaluate": asked, **changes}
-    pipe, truth = settings.pop("pipe", None) or pipeline(), settings.pop("truth", Truth())
-    return sweep(pipe, truth, axes(texts), settings.pop("n"), **settings)
+    fixed: dict[str, Any] = {"n": 100, "pipe": pipeline(), "truth": Truth(), "net": Net(), **changes}
+    pipe, truth, net, n = (fixed.pop(name) for name in ("pipe", "truth", "net", "n"))
+    named: dict[str, Any] = {"model": {"weights_sha256": "w" * 64}, "file": folder / SWEEP, "evaluate": asked, **fixed}
+    return sweep(pipe, truth, net, axes(texts), n, **named)
 
 
 def test_each_combination_is_measured_with_the_same_seed(tmp_path: Path) -> None:
     asked, told = Asked(), []
-    points = run(tmp_path, asked, ["steps=4,2", "sampler=heun"], seed=3, watch=told.append)
+    points = run(tmp_path, asked, ["steps=4,2", "sampler=heun"], seed=3, watch=lambda *seen: told.append(seen), judge=5)
     assert [(p.value, p.low, p.high, p.calls, p.seconds) for p in points] == [(4, 3, 5, 7, 0.5), (2, 1, 3, 3, 0.5)]
     assert {(a["seed"], a["n"], a["measures"]) for a in asked.settings} == {(3, 100, ("fd",))}
     assert [a["sampler"] for a in asked.settings] == [Heun(), Heun()]
-    assert told == [0.25, 0.5, 0.75, 1.0]
+    assert [a["judge"] for a in asked.settings] == [5, 5] and asked.settings[0]["model"] == {"weights_sha256": "w" * 64}
+    assert told == [("Point 1 of 2: Drawing", 0.5), ("Point 2 of 2: Drawing", 0.5)]
 
 
 def test_what_was_measured_is_not_measured_again(tmp_path: Path) -> None:
@@ -184,7 +198,12 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path) -> None:
     again = Asked()
     assert run(tmp_path, again, ["steps=4,6,2"])[2] == first[0]
     assert [a["steps"] for a in again.settings] == [6]
-    for changes in ({"n": 101}, {"seed": 1}, {"weights": "v" * 64}, {"truth": Truth("j" * 64)}):
+    others = (
+        *({"n": 101}, {"seed": 1}, {"model": {"weights_sha256": "v" * 64}}, {"truth": Truth("j" * 64)}),
+        {"truth": Truth(n=100)},
+        *({"net": Net("lite0")}, {"net": Net(weights="1" * 64)}, {"net": Net(resize="to 8 x 8")}),
+    )
+    for changes in others:
         asked = Asked()
         run(tmp_path, asked, ["steps=2,4"], **changes)
         assert len(asked.settings) == 2, changes
@@ -394,6 +413,23 @@ def test_a_point_becomes_the_models_default(model: Path) -> None:
     assert all(torch.equal(v, weights[k]) for k, v in loaded.net.state_dict().items())
     checkpoint.verify(model / "model")
     assert "eta=0.5" in (model / "model" / "README.md").read_text()
+
+
+def test_the_card_keeps_the_numbers_of_these_weights(model: Path) -> None:
+    (model / "recipe.toml").write_text("")
+    theirs = record(7.25, model={"weights_sha256": "0" * 64})
+    append(model / "evaluation", [record(12.5, model={"weights_sha256": weights_hash(model)}), theirs])
+    adopt(model, Sampling(steps=5))
+    card = (model / "model" / "README.md").read_text()
+    assert "12.5" in card and "7.25" not in card
+
+
+def test_a_model_in_training_is_left_alone(model: Path) -> None:
+    with checkpoint.atomic.held(model) as free:
+        assert free
+        with pytest.raises(ValueError, match="being trained"):
+            adopt(model, Sampling(steps=5))
+    assert load_model(model)[0].sampling == Sampling(Heun(), steps=3)
 
 
 def test_adopting_in_a_run_says_that_training_takes_it_back(model: Path) -> None:

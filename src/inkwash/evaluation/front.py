@@ -62,7 +62,7 @@ def table(points: Sequence[Point]) -> str:
                 f"{own.guidance:g}",
                 in_text(own.grid),
                 *([in_text(own.path) if own.path else "own"] if along else []),
-                str(p.calls),
+                f"{p.calls:g}",
                 f"{p.seconds:.3g}",
                 f"{p.value:.4g}",
                 interval,

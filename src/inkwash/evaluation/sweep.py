@@ -13,13 +13,16 @@ from pathlib import Path as File
 from typing import Any, Literal, Protocol
 
 from inkwash import checkpoint
-from inkwash.checkpoint.atomic import write
-from inkwash.evaluation.record import Record
+from inkwash.checkpoint.atomic import held, write
+from inkwash.evaluation.card import evaluation_folder, measured_lines
+from inkwash.evaluation.likelihood import weights_hash
+from inkwash.evaluation.record import Record, newest, read
 from inkwash.grids import AnyGrid, Listed
 from inkwash.kinds import from_table, from_text, in_text, split_texts, to_table
 from inkwash.modelfolder import find_model, read_config, save_model
 from inkwash.paths import AnyPath
 from inkwash.pipeline import Pipeline
+from inkwash.ranks import ALONE, Ranks
 from inkwash.samplers import AnySampler
 from inkwash.sampling import Sampling
 
@@ -32,11 +35,25 @@ AXES = ("sampler", "guidance", "grid", "path", "steps")
 By = Literal["fd", "kid"]
 
 
+Watch = Callable[[str, float], None]
+"""Told what is being done, and the fraction of it that is done."""
+
+
 class Reference(Protocol):
-    """What the pictures are compared with; key: SHA-256 of all that its side of a measure depends on."""
+    """What the pictures are compared with; key: SHA-256 of the real pictures and their order, not of how many."""
 
     @property
     def key(self) -> str: ...  # noqa: D102
+
+    def __len__(self) -> int: ...
+
+
+class Net(Protocol):
+    """The feature net: an `Extractor`."""
+
+    name: str
+    weights: str
+    resize: str
 
 
 class Evaluate(Protocol):
@@ -59,15 +76,15 @@ class SweepError(ValueError):
 class Point:
     """One way to draw and what came of it.
 
-    value, low, high: the measure and its 95 % interval, if it has one; calls: of the network for a picture (with
-    guidance each runs the network twice); seconds: for a picture, over the whole batch; record: the provenance.
+    value, low, high: the measure and its 95 % interval, if it has one; calls: of the denoiser for a picture, on average
+    (with guidance each runs the network twice); seconds: for a picture, of those for all; record: the provenance.
     """
 
     settings: Sampling
     value: float
     low: float | None
     high: float | None
-    calls: int
+    calls: float
     seconds: float
     record: Record
 
@@ -76,15 +93,8 @@ class Point:
         """Of a record of pictures drawn with these settings; calls: used where the record does not tell."""
         told = record.sampling
         n = record.measure.n
-        return cls(
-            settings,
-            record.value,
-            record.low,
-            record.high,
-            int(told.get("calls", calls)),
-            float(told.get("seconds", math.nan)) / n,
-            record,
-        )
+        seconds = float(told.get("seconds", math.nan)) / n
+        return cls(settings, record.value, record.low, record.high, told.get("calls", calls), seconds, record)
 
 
 def axes(texts: Sequence[str]) -> dict[str, list[str]]:
@@ -136,40 +146,45 @@ def combinations(pipe: Pipeline, varied: Mapping[str, Sequence[str]]) -> tuple[l
 def sweep(
     pipe: Pipeline,
     reference: Reference,
+    net: Net,
     varied: Mapping[str, Sequence[str]],
     n: int,
     *,
     evaluate: Evaluate,
-    folder: File,
-    weights: str,
+    file: File,
+    model: Mapping[str, Any],
     by: By = "fd",
     seed: int = 0,
     skip: bool = False,
-    watch: Callable[[float], None] | None = None,
+    ranks: Ranks = ALONE,
+    watch: Watch | None = None,
+    **given: Any,
 ) -> list[Point]:
     """Measure n pictures from each combination of what `axes` gives, with the same seeds; one point for each.
 
-    folder: keeps all points in `SWEEP`; those of the same measure, reference, weights, n, seed and machine are not
-    measured again. weights: SHA-256 of the model's. skip: leave out combinations that the model refuses; otherwise
-    nothing is drawn, and SweepError has all reasons. watch: told the fraction done.
+    evaluate: what measures, usually `evaluation.evaluate`; given: more of its arguments. file: keeps every point as
+    soon as it is measured; those of the same measure, model, n, seed and kind of device are not measured again. model:
+    what records say of it (weights_sha256). skip: leave out combinations that the model refuses; otherwise nothing is
+    drawn, and SweepError has all reasons. Raises ValueError where the file is damaged.
     """
     these, refused = combinations(pipe, varied)
     if refused and (not skip or not these):
         raise SweepError(refused)
     same = {
         "by": by,
-        "reference": reference.key,
-        "weights": weights,
+        "reference": [reference.key, len(reference)],
+        "net": [net.name, net.weights, net.resize],
+        "model": model.get("weights_sha256"),
         "n": n,
         "seed": seed,
         "device": pipe.device.type,
         "precision": "fp32" if pipe.model.autocast is None else "bf16",
     }
-    kept = _read(folder / SWEEP)
+    kept = _read(file)
     points = []
-    for number, (own, calls) in enumerate(these):
-        mark = {**same, "sampling": to_table(own)}
-        record = next((from_table(Record, line["record"]) for line in kept if line["asked"] == mark), None)
+    for number, (own, calls) in enumerate(these, 1):
+        asked = {**same, "sampling": to_table(own)}
+        record = next((from_table(Record, line["record"]) for line in kept if line["asked"] == asked), None)
         if record is None:
             found = evaluate(
                 pipe,
@@ -177,19 +192,22 @@ def sweep(
                 n,
                 measures=(by,),
                 seed=seed,
-                watch=_part(watch, number, len(these)),
+                model=model,
+                net=net,
+                ranks=ranks,
+                watch=_part(watch, f"Point {number} of {len(these)}"),
                 steps=own.steps,
                 sampler=own.method,
                 guidance=own.guidance,
                 grid=own.grid,
                 path=own.path,
+                **given,
             )
             record = next(r for r in found.records if r.measure.name == by)
-            kept.append({"asked": mark, "record": record.table()})
-            write(folder / SWEEP, (json.dumps(kept, indent=1) + "\n").encode())
+            kept.append({"asked": asked, "record": record.table()})
+            if ranks.first:
+                write(file, (json.dumps(kept, indent=1) + "\n").encode())
         points.append(Point.of(own, record, calls))
-        if watch is not None:
-            watch((number + 1) / len(these))
     return points
 
 
@@ -215,8 +233,12 @@ def adopt(run: str | File, sampling: Sampling, *, trust: bool = False) -> Adopte
     sampling.rehearse(config.path, config.target, learned_variance=config.learned_variance)
     if sampling.guidance != 1 and not config.classes:
         raise ValueError(f"guidance = {sampling.guidance} needs a model with classes, and {folder} has none.")
-    saved = checkpoint.load(folder)
-    save_model(replace(config, sampling=sampling), saved.tensors["model"], folder)
+    with held(folder.parent) as free:  # training publishes the model as well, and only one process may
+        if not free:
+            raise ValueError(f"{folder.parent} is being trained, which saves the model with its own settings. Wait.")
+        weights = checkpoint.load(folder).tensors["model"]
+        mine = [r for r in read(evaluation_folder(run)) if r.model.get("weights_sha256") == weights_hash(folder)]
+        save_model(replace(config, sampling=sampling), weights, folder, measured_lines(newest(mine)))
     recipe = folder.parent / "recipe.toml"
     note = ""
     if folder.name == "model" and recipe.is_file():
@@ -274,8 +296,8 @@ def _calls(pipe: Pipeline, own: Sampling) -> int:
     return own.rehearse(model.path, model.target, learned_variance=model.learned_variance)
 
 
-def _part(watch: Callable[[float], None] | None, number: int, of: int) -> Callable[[float], None] | None:
-    return None if watch is None else lambda share: watch((number + share) / of)
+def _part(watch: Watch | None, which: str) -> Watch | None:
+    return None if watch is None else lambda what, fraction: watch(f"{which}: {what}", fraction)
 
 
 def _text(value: Any) -> str:
