@@ -277,18 +277,19 @@ def test_curves_are_what_was_logged(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_measured_on_a_schedule_has_its_curve(monkeypatch: pytest.MonkeyPatch) -> None:
-    logged: list[dict[str, Any]] = [{"step": 1, "fd": 30.0}, {"step": 2, "fd": float("nan")}, {"step": 3, "fd": 20.0}]
-    logged[0] |= {"seconds": 1.0, "memory": 5, "eta": 2.0, "skipped": 0, "validation_band_0": 1.0, "notes": "no number"}
+    logged: list[dict[str, Any]] = [{"step": 1, "fd": 30.0}, {"step": 2}, {"step": 3, "fd": 20.0}]
+    logged[0] |= {"seconds": 1.0, "memory": 5, "eta": 2.0, "skipped": 0, "validation_band_0": 1.0}
     seen = lines_of(monkeypatch, logged)
     assert seen == {"fd": ({"": ([1.0, 3.0], [30.0, 20.0])}, "")}
 
 
-def test_bands_are_drawn_where_the_gallery_can(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run: Path) -> None:
-    monkeypatch.setattr(gallery, "band_plot", lambda found: Image.new("L", (7, 5)) if len(found) == 60 else None, False)
-    page = Page(report(run, tmp_path / "a.html").file.read_text(encoding="utf-8"))
-    assert (7, 5) in [i.size for i in page.images]
-    monkeypatch.setattr(gallery, "band_plot", lambda found: None)
-    report(run, tmp_path / "a.html")
+def test_bands_have_a_picture_of_their_own(small: Path) -> None:
+    logged = [line | {"validation_band_1": 0.5, "validation_train_band_1": "?"} for line in metrics(3)]
+    write_metrics(small, logged)
+    page, _ = written(small)
+    plot = gallery.band_plot([line | {"validation_train_band_1": float("nan")} for line in logged])
+    assert plot is not None and plot.size in [i.size for i in page.images]
+    assert "band of noise levels" in page.text("curves")
 
 
 def test_overfitting_is_what_the_last_validation_found() -> None:

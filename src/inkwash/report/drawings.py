@@ -109,14 +109,14 @@ def _curve(title: str, unit: str, lines: Mapping[str, tuple[list[float], list[fl
 
 def _series(metrics: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
     """The steps and values of a figure that are finite numbers."""
-    points = [(float(m["step"]), float(m[key])) for m in metrics if _finite(m.get(key))]
+    points = [(float(m["step"]), float(m[key])) for m in metrics if key in m]
     return [x for x, _ in points], [y for _, y in points]
 
 
 def overfitting(metrics: Sequence[Mapping[str, Any]]) -> str:
     """What to say of a run that found, when it last validated, that its held-out loss had risen; "" of others."""
-    validated = [m for m in metrics if _finite(m.get("validation"))]
-    if not validated or not _finite(validated[-1].get("overfitting")):
+    validated = [m for m in metrics if "validation" in m]
+    if not validated or "overfitting" not in validated[-1]:
         return ""
     low, last = min(validated, key=lambda m: m["validation"]), validated[-1]
     said = (
@@ -124,13 +124,9 @@ def overfitting(metrics: Sequence[Mapping[str, Any]]) -> str:
         f"step {last['step']:,} ({last['validation']:.4g}), by more than two standard errors"
     )
     seen = low.get("validation_train"), last.get("validation_train")
-    if not all(map(_finite, seen)):
+    if None in seen:
         return said + "."
     return f"{said}, while the same loss on training pictures went from {seen[0]:.4g} to {seen[1]:.4g}."
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def sheets(files: Sequence[tuple[int, File]], problems: list[str]) -> list[Shown]:

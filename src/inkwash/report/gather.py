@@ -112,7 +112,7 @@ def _recipe(found: Material) -> None:
 
 def _metrics(file: File) -> list[dict[str, Any]]:
     """The lines that have a step, in order; of their values those that can be drawn."""
-    kept = [m for m in read_metrics(file) if _number(m["step"])]
+    kept = [{k: v for k, v in m.items() if _number(v)} for m in read_metrics(file) if _number(m["step"])]
     return sorted(kept, key=lambda m: m["step"])
 
 

@@ -187,9 +187,11 @@ def _facts(found: Material) -> list[tuple[str, str]]:
 
 def _bands(found: Material) -> Shown | None:
     """The validation loss by noise level, where the run measured it."""
-    plot = getattr(gallery, "band_plot", None)
-    image = plot(found.metrics) if plot is not None and found.metrics else None
-    caption = "The held-out loss in each band of noise levels, over the steps."
+    image = gallery.band_plot(found.metrics)
+    caption = (
+        "The validation loss in each band of noise levels sigma/alpha, from details to what the picture is of; faintly "
+        "the same on training pictures."
+    )
     return None if image is None else Shown(image, caption, "chart")
 
 
