@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from inkwash import checkpoint
 from inkwash._version import __version__
 from inkwash.data import Dataset, cache_dir
+from inkwash.data.cache import published
 from inkwash.evaluation.blocks import Watch, sha256
 from inkwash.evaluation.frechet import Moments, moments
 from inkwash.evaluation.sets import Pictures, plain, predictions, real
@@ -34,6 +36,7 @@ FORMAT = 1
 """The version of a saved reference: another is refused."""
 
 CLASSIFIER = "classifier.safetensors"
+STATISTICS = "statistics.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,10 +169,8 @@ def reference(
     folder = pictures.folder or cache_dir()
     name = sha256([FORMAT, __version__, about])[:16]
     place = folder / f"measured-{name}"
-    if ranks.first:
-        _statistics(place, pictures, found)
-    ranks.barrier()
-    held = checkpoint.load(place).tensors["statistics"]
+    published(place, lambda there: (there / STATISTICS).is_file(), lambda new: _measure(new, pictures, found))
+    held = load_file(place / STATISTICS)
     return Reference(
         pictures,
         found,
@@ -248,14 +249,11 @@ def load_reference(folder: File) -> Reference:
     )
 
 
-def _statistics(place: File, pictures: Pictures, found: np.ndarray) -> None:
-    """Compute and publish what is measured once, unless it is there."""
-    try:
-        checkpoint.verify(place)
-    except checkpoint.CheckpointError:
-        of = moments(found)
-        arrays = {"mean": of.mean, "cov": of.cov}
-        if pictures.array.ndim == 4:
-            arrays["spectrum"] = spectrum(pictures.array)
-        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        checkpoint.publish(place, {"statistics": tensors}, {})
+def _measure(folder: File, pictures: Pictures, found: np.ndarray) -> None:
+    """Compute and write what is measured once."""
+    of = moments(found)
+    arrays = {"mean": of.mean, "cov": of.cov}
+    if pictures.array.ndim == 4:
+        arrays["spectrum"] = spectrum(pictures.array)
+    save_file({name: torch.from_numpy(array) for name, array in arrays.items()}, folder / STATISTICS)
+    (folder / STATISTICS).chmod(0o644)  # safetensors makes it readable by its owner only, and a cache may be shared
