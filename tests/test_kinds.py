@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 import inkwash
 from inkwash.codec import AnyCodec, Standard
+from inkwash.features import AnyFeatures, Classifier, DinoV2, Inception, Lite0, Raw
 from inkwash.grids import AnyGrid, Even, Karras, Leading, Linspace, Listed, LogSnr, Quadratic, Trailing
 from inkwash.kinds import OneOf, from_table, from_text, in_text, kinds_of, members_of, split_texts, to_table
 from inkwash.likelihood import Adaptive, AnySolver, AnyTrace, Exact, HeunSteps, Hutchinson, Rk4Steps
@@ -99,6 +100,7 @@ SETTINGS: list[tuple[Any, Any]] = [
     (AnyPath, Shifted(VP(LinearSchedule(0.2, 15.0)), 3.0)),
     *((AnyGrid, g) for g in (Even(), Quadratic(), Leading(200), Linspace(7), Trailing(50), Listed([0.9, 0.5, 0.0]))),
     *((AnyGrid, g) for g in (Karras(0.01, 50.0, 5.0), LogSnr(0.01, 50.0))),
+    *((AnyFeatures, f) for f in (Lite0(), Raw(), Inception("/a/b.pth"), Classifier("mnist"), DinoV2("a/b"))),
 ]
 UNIONS = {
     "path": AnyPath,
@@ -113,6 +115,7 @@ UNIONS = {
     "sampler": AnySampler,
     "objective": AnyObjective,
     "codec": AnyCodec,
+    "features": AnyFeatures,
     "solver": AnySolver,
     "trace": AnyTrace,
     "net": AnyNet,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -42,7 +44,8 @@ class DinoV2(Component):
         place = Path(self.weights).expanduser()
         try:
             source = str(place) if place.is_dir() else self.weights
-            model: nn.Module = Dinov2Model.from_pretrained(source, use_safetensors=True)
+            with _silent():
+                model: nn.Module = Dinov2Model.from_pretrained(source, use_safetensors=True)
         except (OSError, ValueError, RuntimeError) as error:
             first = str(error).strip().partition("\n")[0]
             raise ValueError(
@@ -66,3 +69,18 @@ class DinoV2(Component):
             net=net,
             chunk=8 if device.type == "cpu" else 128,
         )
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without transformers' own progress bar for reading a file."""
+    from transformers.utils import logging as untyped
+
+    logging: Any = untyped
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

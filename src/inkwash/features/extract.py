@@ -38,7 +38,8 @@ def rgb(u: Tensor) -> Tensor:
 class Extractor:
     """A feature net ready to be used.
 
-    name: its text form, "lite0"; only "inception" may print "FID", others "FD-<name>".
+    name: its kind, "lite0"; only "inception" may print "FID", others "FD-<name>". Where the weights come from is no
+        part of it: their hash says which they are.
     num_features: numbers for each picture; 0 where that is as many as the picture itself has (`width` tells).
     weights: SHA-256 (hex) of its weights, see `weights_hash`.
     resize: what is done to a picture first, in words.

@@ -19,7 +19,7 @@ from inkwash.data.cache import cache_dir
 from inkwash.features.extract import Extractor
 from inkwash.features.folded import Pair, folded
 from inkwash.features.resize import bilinear_tf1
-from inkwash.features.weights import Published, fetch, read_state, weights_hash
+from inkwash.features.weights import Published, fetch, file_hash, read_state, weights_hash
 from inkwash.types import Component
 
 SIDE = 299
@@ -37,7 +37,8 @@ class Inception(Component):
     """2048 features of the last pool ("pool3"); the only net whose Fréchet distance is called FID.
 
     Pictures are resized to 299x299 by the graph itself and shown as (u - 128)/128. weights: a file with its state dict;
-    "" takes the published one from inkwash's cache, from torch.hub's, or from the web, its SHA-256 checked.
+    "" takes the published one from inkwash's cache, from torch.hub's, or from the web, its SHA-256 checked. With any
+    other file the net is named "other-inception", so that nothing it measures is taken for an FID.
     """
 
     weights: str = ""
@@ -46,11 +47,12 @@ class Inception(Component):
     def load(self, device: torch.device) -> Extractor:
         """The net on a device. Raises ValueError where the weights cannot be had, or are another net's."""
         instead = 'Or name a file that you have: inception(weights="FILE").'
-        state = read_state(Path(self.weights).expanduser() if self.weights else fetch(PUBLISHED, cache_dir(), instead))
+        file = Path(self.weights).expanduser() if self.weights else fetch(PUBLISHED, cache_dir(), instead)
+        state = read_state(file)
         if wrong := _unfit(state):
-            raise ValueError(f"{self.weights or PUBLISHED.name} does not fit the FID Inception net: {wrong}.")
+            raise ValueError(f"{file} does not fit the FID Inception net: {wrong}.")
         return Extractor(
-            name=self.kind,
+            name=self.kind if file_hash(file) == PUBLISHED.sha256 else f"other-{self.kind}",
             num_features=2048,
             weights=weights_hash(state),
             resize=f"TensorFlow 1's bilinear (corners at 0, not antialiased, in floats) to {SIDE}x{SIDE}",

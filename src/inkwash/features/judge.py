@@ -94,7 +94,7 @@ def classifier_file(
     The one that ships where name, classes and shape of `data` are Fashion-MNIST's or MNIST's. Else one trained on the
     labelled pictures of `train`, once: it is kept in the cache by that set's fingerprint, and training again on the
     same machine gives the same bits. None where there is nothing to learn from: no `train`, no labels, one class only,
-    or no 8-bit pictures.
+    no 8-bit pictures, or pictures of other classes or of another shape.
 
     progress: called with ("Training a classifier of …", examples seen, examples in all); device: to train on.
     """
@@ -103,9 +103,9 @@ def classifier_file(
         about, _ = read_classifier(shipped)
         if (about.classes, about.shape) == (data.classes, data.shape):
             return shipped
-    if train is None or train.labels is None or train.images.ndim != 4 or train.images.dtype != np.uint8:
+    if train is None or train.labels is None or (train.classes, train.shape) != (data.classes, data.shape):
         return None
-    if len(np.unique(train.labels[train.labels >= 0])) < 2:
+    if train.images.dtype != np.uint8 or len(np.unique(train.labels[train.labels >= 0])) < 2:
         return None
     key = hashlib.sha256(json.dumps([FORMAT, train.fingerprint, HELD, BATCH, EXAMPLES]).encode()).hexdigest()
     name = re.sub(r"[^A-Za-z0-9._-]", "_", train.name).lstrip(".")[:48]

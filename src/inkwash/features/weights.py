@@ -37,6 +37,12 @@ def weights_hash(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def file_hash(path: Path) -> str:
+    """SHA-256 (hex) of a file."""
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
 @dataclass(frozen=True)
 class Published:
     """A file of weights that somebody publishes: its name, address, SHA-256 (hex) and size in bytes."""
@@ -94,8 +100,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def _verify(path: Path, file: Published) -> None:
-    with path.open("rb") as opened:
-        actual = hashlib.file_digest(opened, "sha256").hexdigest()
+    actual = file_hash(path)
     if actual != file.sha256:
         raise ValueError(
             f"its SHA-256 is {actual[:12]}…, expected {file.sha256[:12]}…: it was altered or cut short; delete it"
@@ -104,22 +109,23 @@ def _verify(path: Path, file: Published) -> None:
 
 def _download(file: Published, kept: Path, progress: Progress | None) -> None:
     """Into a file beside the final one, which it becomes when it is whole."""
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    fd, name = tempfile.mkstemp(prefix=".part-", dir=kept.parent)
-    part = Path(name)
-    try:
-        with os.fdopen(fd, "wb") as out, urllib.request.urlopen(file.url, timeout=_TIMEOUT) as reply:
-            done = 0
-            while (block := reply.read(1 << 18)) and done <= file.size:
-                out.write(block)
-                done += len(block)
-                if progress is not None:
-                    progress(f"Downloading {file.name}", done, file.size)
-        _verify(part, file)
-        part.chmod(0o644)  # mkstemp's is private; a cache may be shared
-        part.replace(kept)
-    finally:
-        part.unlink(missing_ok=True)
+    with urllib.request.urlopen(file.url, timeout=_TIMEOUT) as reply:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        fd, name = tempfile.mkstemp(prefix=".part-", dir=kept.parent)
+        part = Path(name)
+        try:
+            with os.fdopen(fd, "wb") as out:
+                done = 0
+                while (block := reply.read(1 << 18)) and done <= file.size:
+                    out.write(block)
+                    done += len(block)
+                    if progress is not None:
+                        progress(f"Downloading {file.name}", done, file.size)
+            _verify(part, file)
+            part.chmod(0o644)  # mkstemp's is private; a cache may be shared
+            part.replace(kept)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def _reason(error: BaseException) -> str:
