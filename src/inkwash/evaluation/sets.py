@@ -30,7 +30,7 @@ from inkwash.types import Denoised, Query
 if TYPE_CHECKING:
     from inkwash.features import Extractor, Judge
 
-SHOWN = 256
+SHOWN = 64
 """Pictures shown to a net before the disk has what it saw, or a chunk of the net's, where that is more."""
 
 COPIED = 1024
@@ -165,8 +165,7 @@ def generate(
             cost += seen.calls * (high - low)
         return np.concatenate(parts), cost
 
-    # No larger than leaves every rank something to do.
-    block = min(size, -(-n // (ranks.world * chunk)) * chunk)
+    block = _block(size, n, chunk, ranks)
     place = folder / row.key[:16]
     found = filled(place / "pictures.bin", row, n, drawn, block=block, ranks=ranks, watch=watch)
     about = of | {"n": n, "calls": round(found.cost / n, 3), "seconds": found.seconds}
@@ -322,8 +321,13 @@ def _kept(
 
     where = folder or pictures.folder or cache_dir() / "features" / pictures.key[:16]
     file = where / f"{name}-{row.key[:16]}.bin"
-    block = -(-SHOWN // chunk) * chunk
+    block = _block(SHOWN, len(pictures), chunk, ranks)
     return filled(file, row, len(pictures), computed, block=block, ranks=ranks, watch=watch).array
+
+
+def _block(size: int, n: int, chunk: int, ranks: Ranks) -> int:
+    """Whole chunks, at least `size` pictures, but no more than leave every rank something to do."""
+    return min(-(-size // chunk), -(-n // (ranks.world * chunk))) * chunk
 
 
 @dataclass
