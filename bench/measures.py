@@ -107,7 +107,7 @@ def by_features(net: Extractor, sets: dict[str, Set], train: Set, held_out: Set)
         kernel = f"{significant(1000 * k.mean)} ± {significant(1000 * (k.half or 0))}"
         table.append([name, distance, kernel, *(f"{v:.3f}" for v in numbers), f"{100 * share.mean:.1f} %"])
     bias = frechet_bias(reference.cov, len(near), len(real))
-    table.append(["expected of one distribution (Gaussian, n ≫ d)", significant(bias), "0", "", "", "1.000", "0.969", "1.0 %"])
+    table.append(["expected (Gaussian, n ≫ d)", significant(bias), "0", "", "", "1.000", "0.969", "1.0 %"])
     return table
 
 
