@@ -31,7 +31,7 @@ class Config(Component):
 
     shape: of one example, (C, H, W) or (D,); classes: their names in order; sampling: the settings used unless others
     are asked for; data: the data set's name; trained: steps, images and seconds of training so far; learned_variance:
-    see `Model`.
+    see `Model`; ema: the length of the average the weights are, a share of the run (sigma_rel), None where unknown.
     """
 
     shape: tuple[int, ...]
@@ -45,6 +45,7 @@ class Config(Component):
     data: str = ""
     trained: dict[str, float] = field(default_factory=dict)
     learned_variance: bool = False
+    ema: float | None = None
 
     def build(self) -> Model:
         """The model with freshly initialised weights."""
@@ -57,10 +58,10 @@ class Config(Component):
         return net
 
 
-def save_model(config: Config, weights: Mapping[str, Tensor], folder: str | File) -> File:
-    """Write a model's folder atomically, in place of one that may be there."""
+def save_model(config: Config, weights: Mapping[str, Tensor], folder: str | File, measured: str = "") -> File:
+    """Write a model's folder atomically, in place of one that may be there. measured: more of its card, in Markdown."""
     table = {"format": FORMAT, "inkwash": __version__} | to_table(config)
-    texts = {"config.json": json.dumps(table, indent=2) + "\n", "README.md": _card(config)}
+    texts = {"config.json": json.dumps(table, indent=2) + "\n", "README.md": _card(config) + measured}
     return checkpoint.publish(File(folder), {"model": weights}, texts)
 
 
@@ -106,13 +107,21 @@ def _config(text: str, folder: File, trust: bool) -> Config:
 def find_model(run: str | File) -> File:
     """The model's folder, given it or the run's folder. Raises ValueError with the nearest runs where there is none."""
     folder = File(run)
-    for candidate in (folder, folder / "model"):
-        if (candidate / "config.json").is_file():
-            return candidate
+    if (found := _model_in(folder)) is not None:
+        return found
     runs = sorted(p.parent.parent for p in File("runs").glob("*/model/config.json"))
     known = f"Models found here: {', '.join(map(str, runs[:5]))}." if runs else "Train one with `inkwash train SOURCE`."
     why = "neither config.json nor model/config.json is in it" if folder.exists() else "there is no such folder"
     raise ValueError(f"No model in {folder}: {why}. {known}")
+
+
+def is_model(run: str | File) -> bool:
+    """Whether a folder is a model's, or a run's that has one."""
+    return _model_in(File(run)) is not None
+
+
+def _model_in(folder: File) -> File | None:
+    return next((f for f in (folder, folder / "model") if (f / "config.json").is_file()), None)
 
 
 def _card(config: Config) -> str:

@@ -11,7 +11,22 @@ from typing import Annotated
 import typer
 
 from inkwash._version import __version__
-from inkwash.cli import compare, data, demo, doctor, edit, info, interpolate, likelihood, noise, report, sample, train
+from inkwash.cli import (
+    compare,
+    data,
+    demo,
+    doctor,
+    edit,
+    info,
+    interpolate,
+    likelihood,
+    noise,
+    records,
+    report,
+    sample,
+    train,
+)
+from inkwash.cli import eval as evaluation
 from inkwash.cli.command import Command, Patient
 
 EXAMPLES = """
@@ -45,6 +60,8 @@ app.command("compare", cls=Patient)(compare.compare)
 app.command("edit", cls=Command)(edit.edit)
 app.command("interpolate", cls=Command)(interpolate.interpolate)
 app.command("likelihood", cls=Command)(likelihood.likelihood)
+app.command("eval", cls=Patient)(evaluation.eval)
+app.command("records", cls=Command)(records.records)
 app.command("report", cls=Command)(report.report)
 app.command("info", cls=Command)(info.info)
 app.command("noise", cls=Command)(noise.noise)

@@ -87,7 +87,9 @@ class Lines:
         if progress.sampled:
             yield f"step {progress.step:,}: samples in {progress.sampled}"
         if progress.validation is not None:
-            yield f"step {progress.step:,}: validation loss {progress.validation:.4f}"
+            seen = progress.figures.get("validation_train")
+            beside = "" if seen is None else f", {seen:.4f} on training pictures"
+            yield f"step {progress.step:,}: validation loss {progress.validation:.4f}{beside}"
         if progress.saved:
             yield f"step {progress.step:,}: saved {progress.saved}"
         if progress.skipped > self.skipped:
@@ -218,11 +220,7 @@ def bar(what: str) -> Iterator[Callable[[float], None]]:
     def told(fraction: float) -> None:
         nonlocal progress, task
         if progress is None and shown and fraction < 1 and time.monotonic() - began > PATIENCE:
-            from rich.console import Console
-            from rich.progress import Progress as Bar
-
-            progress = Bar(console=Console(stderr=True), transient=True)
-            progress.start()
+            progress = _bars()
             task = progress.add_task(what, total=1.0)
         if progress is not None:
             progress.update(task, completed=fraction)
@@ -232,6 +230,49 @@ def bar(what: str) -> Iterator[Callable[[float], None]]:
     finally:
         if progress is not None:
             progress.stop()
+
+
+@contextmanager
+def stages() -> Iterator[Callable[[str, float], None]]:
+    """Give a function that is told what is being done and the fraction of it: a bar each on a terminal, else lines."""
+    began: dict[str, tuple[float, float]] = {}
+    last, current = time.monotonic(), ""
+    live: Any = None
+
+    def told(what: str, fraction: float) -> None:
+        nonlocal last, current, live
+        now = time.monotonic()
+        start, first = began.setdefault(what, (now, fraction))  # what an earlier attempt did is not this one's speed
+        rate = (fraction - first) / max(now - start, 1e-9)
+        left = duration((1 - fraction) / rate) if rate > 0 and fraction < 1 else ""
+        if sys.stderr.isatty():
+            if live is None and now - last < PATIENCE:
+                return
+            live = live or _bars()
+            if what != current:
+                for task in live.task_ids:
+                    live.remove_task(task)
+                live.add_task(what, total=1.0)
+            live.update(live.task_ids[-1], completed=fraction)
+            current = what
+        elif now - last >= LINE_EVERY and fraction < 1:
+            last = now
+            say(f"{what}: {fraction:.0%}{f', {left} left' if left else ''}")
+
+    try:
+        yield told
+    finally:
+        if live is not None:
+            live.stop()
+
+
+def _bars() -> Any:
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    shown = Bar(console=Console(stderr=True), transient=True)
+    shown.start()
+    return shown
 
 
 def counted(told: Callable[[float], None]) -> Callable[[str, int, int], None]:

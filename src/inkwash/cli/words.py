@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import typer
@@ -52,6 +53,14 @@ def table(rows: dict[str, str]) -> str:
     width = max(map(len, rows))
     indent = "\n" + " " * (width + 4)
     return "\n".join(f"  {name:<{width}}  {value.replace(chr(10), indent)}" for name, value in rows.items() if value)
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of words in aligned columns, the first row above a line; empty columns left out."""
+    kept = [i for i in range(len(rows[0])) if any(row[i] for row in rows[1:])]
+    wide = [max(len(row[i]) for row in rows) for i in kept]
+    lines = ["  ".join(row[i].ljust(w) for i, w in zip(kept, wide, strict=True)).rstrip() for row in rows]
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
 
 def free_name(file: Path) -> Path:

@@ -3,6 +3,7 @@
 Drawn with Pillow alone, and Pillow is only imported when something is drawn.
 """
 
+from inkwash.pictures.bars import bars
 from inkwash.pictures.chart import line_plot, scatter, ticks
 from inkwash.pictures.files import read_settings, save_gif, save_png
 from inkwash.pictures.matrix import matrix
@@ -11,6 +12,7 @@ from inkwash.pictures.tradeoff import Mark, front
 
 __all__ = [
     "Mark",
+    "bars",
     "front",
     "grid",
     "line_plot",

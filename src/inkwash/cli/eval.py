@@ -1,0 +1,297 @@
+"""`inkwash eval`: how good a model's pictures are, in numbers that say what they are of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from inkwash.cli.command import mistakes_so_far, refuse
+from inkwash.cli.terminal import stages
+from inkwash.cli.words import columns, say
+
+if TYPE_CHECKING:
+    from inkwash.evaluation import Evaluation, RealSide, Record
+    from inkwash.pipeline import Pipeline
+
+_what, _how, _where, _sweep = (
+    partial(typer.Option, rich_help_panel=name) for name in ("What", "How the pictures are drawn", "Where to", "Sweep")
+)
+
+CHUNK = 64
+"""Pictures in a forward pass on a CPU: thousands are drawn, and nobody waits for the first."""
+
+
+def eval(
+    ctx: typer.Context,
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN|PICTURES", help="A run's folder, a model's, or pictures from anywhere.")
+    ],
+    split: Annotated[
+        Literal["test", "val", "train"] | None,
+        _what(help="Of the real pictures: the data's test split, what the run held out, or what it saw. Required."),
+    ] = None,
+    data: Annotated[
+        str | None, _what(metavar="SOURCE", help="Real pictures, as for `inkwash train` (default: the run's own).")
+    ] = None,
+    n: Annotated[int, _what("--n", "-n", help="How many pictures.", min=2)] = 10_000,
+    against: Annotated[
+        int | None, _what(help="How many real ones (default: as many as --n, or all there are).", min=2)
+    ] = None,
+    measures: Annotated[
+        str | None,
+        _what(help="With commas: fd, kid, precision-recall, density-coverage, classes, spectrum, nearest."),
+    ] = None,
+    features: Annotated[
+        str,
+        _what(help="lite0, classifier, inception, dinov2, raw; settings in brackets: 'inception(weights=FILE)'."),
+    ] = "lite0",
+    bits: Annotated[int, _what(help="Also bits/dim of so many real pictures: see `inkwash likelihood`.", min=0)] = 0,
+    reference: Annotated[
+        Path | None, _what(metavar="FOLDER", help="Real side from a folder that --save-reference wrote.")
+    ] = None,
+    seed: Annotated[int, _how(help="Other seeds, other pictures.")] = 0,
+    sampler: Annotated[str | None, _how(help="As for `inkwash sample` (default: the model's).")] = None,
+    steps: Annotated[int | None, _how(help="Steps of the sampler (default: the model's).")] = None,
+    grid: Annotated[str | None, _how(help="Which times (default: the model's).")] = None,
+    path: Annotated[str | None, _how(help="Sample along another path (default: the model's).")] = None,
+    guidance: Annotated[float | None, _how(help="How strictly to follow labels; 1 is off.")] = None,
+    batch_size: Annotated[int, _how(help="How many at once: memory, not results.", min=1)] = 256,
+    device: Annotated[str, _how(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    precision: Annotated[Literal["fp32", "bf16"], _how(help="What the network computes in.")] = "fp32",
+    trust: Annotated[bool, _how("--trust", help="Run code from outside inkwash that the model names.")] = False,
+    sweep: Annotated[
+        list[str] | None,
+        _sweep(
+            metavar="NAME=A,B", help="Measure every combination: steps=5,10,20, sampler=..., guidance=..., grid=..."
+        ),
+    ] = None,
+    by: Annotated[Literal["fd", "kid"], _sweep(help="The measure of the sweep.")] = "fd",
+    skip: Annotated[bool, _sweep("--skip", help="Leave out combinations that the model refuses.")] = False,
+    adopt: Annotated[
+        str | None,
+        _sweep(metavar="best|NUMBER", help="Make a point of the sweep the model's own settings."),
+    ] = None,
+    out: Annotated[Path | None, _where(help="A folder for records and plots (default: RUN/evaluation).")] = None,
+    keep_reference: Annotated[
+        Path | None,
+        _where(
+            "--save-reference", metavar="FOLDER", help="Write the real side for others: they measure against the same."
+        ),
+    ] = None,
+) -> None:
+    """Measure a model's pictures against real ones.
+
+    Every number is kept with what it belongs to: feature net and weights, resize, data, split, n, seed, sampler, code.
+    Stopped, it goes on where it was. Under torchrun all processes draw.
+
+    inkwash eval runs/photos --split val -n 2000
+
+    inkwash eval runs/photos --split val --sweep steps=5,10,20 --sweep guidance=1,2 --adopt best
+    """
+    mistakes = mistakes_so_far(ctx)
+    if split is None and reference is None:
+        mistakes.append(
+            "Against which real pictures? --split test (the data's own test split), val (what the run held out) or "
+            "train (what it saw): numbers against different ones are not comparable, so none is guessed."
+        )
+    if reference is not None:
+        also = {"--split": split, "--data": data, "--against": against, "--bits": bits or None}
+        mistakes += [
+            f"{name} and --reference {reference} both say what is real. Drop one."
+            for name, value in also.items()
+            if value is not None
+        ]
+    if adopt is not None and adopt != "best" and not adopt.isdecimal():
+        mistakes.append(f"--adopt {adopt} is neither best nor a point's number in the sweep's table.")
+    if adopt is not None and not sweep:
+        mistakes.append("--adopt takes a point of a sweep: give the same --sweep again; what was measured is kept.")
+
+    from inkwash.evaluation import check_measures
+    from inkwash.evaluation.sweep import axes
+    from inkwash.kinds import split_texts
+
+    wanted = split_texts(measures) if measures is not None else None
+    for check in (lambda: check_measures(wanted or ()), lambda: axes(sweep or ())):
+        mistakes += _said(check)
+    refuse(mistakes)
+
+    from inkwash.evaluation import (
+        ALL,
+        about_model,
+        append,
+        evaluate,
+        evaluation_folder,
+        from_folder,
+        given,
+        real_side,
+        save_plots,
+        save_reference,
+        score,
+        write_card,
+    )
+    from inkwash.modelfolder import is_model
+    from inkwash.pipeline import load
+    from inkwash.ranks import ranks
+
+    with ranks() as here, stages() as told:
+        where = here.device(device)
+        pipe: Pipeline | None = None
+        if is_model(run):
+            pipe = load(run, device=str(where), precision=precision, trust=trust, chunk=CHUNK)
+        elif sweep or bits:
+            raise ValueError(f"{run} holds no model: only a model can be swept, or have bits/dim.")
+
+        names, count = wanted or ALL, against or n
+        of, part = (None if pipe is None else run), split or "test"
+        side = (
+            real_side(of, part, data, features, count, measures=names, device=where, ranks=here, watch=told)
+            if reference is None
+            else from_folder(reference, where)
+        )
+        folder = out or (evaluation_folder(run) if pipe is not None else Path(f"{run.stem}-evaluation"))
+        about = {} if pipe is None else about_model(run, pipe)
+        how: dict[str, Any] = {"sampler": sampler, "steps": steps, "grid": grid, "path": path, "guidance": guidance}
+        if keep_reference is not None and here.first:
+            save_reference(side.reference, keep_reference)
+            say(f"The real side is in {keep_reference}: others measure against it with --reference.")
+        shown = names if here.first else ()  # the other ranks only draw
+        same: dict[str, Any] = {
+            "measures": shown,
+            "judge": side.judge,
+            "train": side.train,
+            "model": about,
+            "net": side.net,
+        }
+        if pipe is not None and sweep:
+            more = {"batch_size": batch_size, "ranks": here, "watch": told}
+            _swept(run, pipe, side, axes(sweep), n, by, seed, skip, adopt, folder, about, here.first, more)
+            return
+        if pipe is not None:
+            drawn = folder / "generated"
+            found = evaluate(
+                pipe,
+                side.reference,
+                n,
+                seed=seed,
+                folder=drawn,
+                batch_size=batch_size,
+                ranks=here,
+                watch=told,
+                **same,
+                **how,
+            )
+        else:
+            found = score(given(str(run), side.reference, n), side.reference, watch=told, **same)
+        if not here.first:
+            return
+        records = list(found.records)
+        if bits and pipe is not None:
+            records += _bits(pipe, side, part, bits, seed, about, told)
+        append(folder, records)
+        written = save_plots(found, folder)
+        notes = [*side.notes, *found.notes, write_card(run, trust=trust) if pipe is not None and out is None else ""]
+    say(_told(records, found))
+    for note in filter(None, notes):
+        say(note)
+    say(f"Records in {folder / 'records.jsonl'}{''.join(f', {file.name}' for file in written)}")
+
+
+def _bits(
+    pipe: Pipeline,
+    side: RealSide,
+    part: str,
+    n: int,
+    seed: int,
+    model: dict[str, Any],
+    told: Callable[[str, float], None],
+) -> list[Record]:
+    """Bits/dim by both likelihoods, as `inkwash likelihood` has it by default."""
+    from inkwash.evaluation import BoundSettings, FlowSettings, likelihood_records, measure, trace_for
+
+    if side.data is None:
+        raise ValueError("Bits/dim need the pictures themselves: give --split instead of --reference.")
+    flow = FlowSettings(trace=trace_for(pipe.config.shape, None))
+    watch = partial(told, "Likelihood")
+    found = measure(pipe, side.data, n, rows=side.rows, bound=BoundSettings(), flow=flow, seed=seed, watch=watch)
+    return likelihood_records(found, part, model, pipe.device)
+
+
+def _swept(
+    run: Path,
+    pipe: Pipeline,
+    side: RealSide,
+    varied: dict[str, list[str]],
+    n: int,
+    by: Literal["fd", "kid"],
+    seed: int,
+    skip: bool,
+    adopt: str | None,
+    folder: Path,
+    model: dict[str, Any],
+    first: bool,
+    more: dict[str, Any],
+) -> None:
+    """Measure every combination, show the table and the picture, and take one as the model's own if asked to."""
+    from shutil import rmtree
+
+    from inkwash.evaluation import append, evaluate
+    from inkwash.evaluation.front import best, plot, table
+    from inkwash.evaluation.sweep import SWEEP, sweep
+    from inkwash.evaluation.sweep import adopt as take
+    from inkwash.pictures import save_png
+
+    points = sweep(
+        pipe,
+        side.reference,
+        side.net,
+        varied,
+        n,
+        evaluate=evaluate,
+        file=folder / SWEEP,
+        model=model,
+        by=by,
+        seed=seed,
+        skip=skip,
+        folder=folder / "swept",
+        **more,
+    )
+    if not first:
+        return
+    rmtree(folder / "swept", ignore_errors=True)  # pictures by the ten thousand, that only their points are of use of
+    append(folder, [p.record for p in points])
+    picture = save_png(plot(points), folder / "sweep.png", {"n": n, "seed": seed, "by": by})
+    say(table(points))
+    say(f"Points in {folder / 'sweep.json'}, picture in {picture}")
+    if adopt is not None:
+        if adopt != "best" and not 1 <= int(adopt) <= len(points):
+            raise ValueError(f"--adopt {adopt}: the sweep has points 1 to {len(points)}.")
+        taken = take(run, (best(points) if adopt == "best" else points[int(adopt) - 1]).settings)
+        say(f"{taken.folder} is now sampled with {taken.now}, before with {taken.before}. {taken.note}".rstrip())
+
+
+def _told(records: Sequence[Record], found: Evaluation) -> str:
+    """The numbers in columns, and what they belong to."""
+    from inkwash.evaluation.card import provenance, row_of
+
+    head = ["measure", "value", "95 %", "floor", "n", "against", "drawn with"]
+    lines = [columns([head, *map(row_of, records)])]
+    biased = next((r for r in records if r.measure.name == "fd"), None)
+    if biased is not None and biased.bias is not None:
+        lines.append(
+            f"{biased.measure.title}: of {biased.value:.4g}, about {biased.bias:.4g} would be there for two sets "
+            "of these sizes from one distribution (Gaussian features)."
+        )
+    return "\n".join([*lines, *(f"  {line}" for line in provenance(records))])
+
+
+def _said(check: Callable[[], object]) -> list[str]:
+    """What is wrong, one by one."""
+    try:
+        check()
+    except ValueError as error:
+        return list(getattr(error, "mistakes", [str(error)]))
+    return []

@@ -1,0 +1,257 @@
+"""The whole of an evaluation: draw pictures, measure them against real ones, and say of every number what it is of."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path as File
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from inkwash.evaluation.figures import MEASURES, Figure, Neighbours, Side, neighbours
+from inkwash.evaluation.likelihood import Measurement
+from inkwash.evaluation.record import Measure, Record, made
+from inkwash.evaluation.reference import Reference
+from inkwash.evaluation.sets import Pictures, asked, features, generate, plain, predictions
+from inkwash.features import Extractor, Judge, weights_hash
+from inkwash.pipeline import Pipeline
+from inkwash.ranks import ALONE, Ranks
+
+NEAREST = "nearest"
+"""The measure that looks for copies of training pictures: it needs those as well."""
+
+CLASSES = "classes"
+"""The measure that needs a classifier."""
+
+ALL = (*MEASURES, NEAREST)
+"""What is measured unless something else is asked for."""
+
+Watch = Callable[[str, float], None]
+"""Told what is being done, and the fraction of it that is done."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was found: the records, and what pictures of it are drawn from.
+
+    pictures: the measured ones; neighbours: each one's nearest training picture, where those were given; notes: what
+    classes: those that were looked for; notes: what was left out, and why.
+    """
+
+    records: tuple[Record, ...]
+    pictures: Pictures
+    fake: Side
+    real: Side
+    neighbours: Neighbours | None = None
+    train: Pictures | None = None
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __getitem__(self, name: str) -> Record:
+        """The record of a measure, as "fd". Raises KeyError for one that was not measured."""
+        return {r.measure.name: r for r in self.records}[name]
+
+
+def evaluate(
+    pipe: Pipeline,
+    reference: Reference,
+    n: int = 10_000,
+    *,
+    measures: Sequence[str] = ALL,
+    seed: int = 0,
+    folder: File | None = None,
+    judge: Judge | None = None,
+    train: Pictures | None = None,
+    model: Mapping[str, Any] | None = None,
+    net: Extractor | None = None,
+    batch_size: int = 256,
+    ranks: Ranks = ALONE,
+    watch: Watch | None = None,
+    **settings: Any,
+) -> Evaluation:
+    """Draw n pictures and measure them against a reference.
+
+    measures: of `ALL`; folder: where pictures and features are kept and found again (by default a temporary one);
+    judge: sees classes; train: where copies are looked for; model: what the records say of it (folder, weights_sha256
+    ...); net: the reference's feature net, if it is loaded; settings: of sampling, as a pipeline's call takes them.
+    Class-conditional models are asked for the reference's classes, as often as it has them. With several ranks each
+    draws its part, and all find the same. Raises ValueError for what does not fit.
+    """
+    check_measures(measures)
+    net = net or reference.extractor(pipe.device)
+    told = watch or (lambda what, fraction: None)
+    about = dict(model or {})
+    with TemporaryDirectory(ignore_cleanup_errors=True) if folder is None else nullcontext(folder) as place:
+        fake = generate(
+            pipe,
+            n,
+            File(place),
+            weights=str(about.get("weights_sha256") or weights_hash(pipe.model.net.state_dict())),
+            labels=asked(reference, n, pipe.config.classes),
+            seed=seed,
+            batch_size=batch_size,
+            ranks=ranks,
+            watch=partial(told, "Drawing"),
+            **settings,
+        )
+        return score(
+            fake, reference, net, measures=measures, judge=judge, train=train, model=about, ranks=ranks, watch=watch
+        )
+
+
+def score(
+    fake: Pictures,
+    reference: Reference,
+    net: Extractor,
+    *,
+    measures: Sequence[str] = ALL,
+    judge: Judge | None = None,
+    train: Pictures | None = None,
+    model: Mapping[str, Any] | None = None,
+    ranks: Ranks = ALONE,
+    watch: Watch | None = None,
+) -> Evaluation:
+    """Measure pictures, drawn or from anywhere, against a reference; see `evaluate`."""
+    check_measures(measures)
+    told = watch or (lambda what, fraction: None)
+    reference.check(net)
+    found = features(fake, net, folder=fake.folder, ranks=ranks, watch=partial(told, "Features of the pictures"))
+    seen = None if judge is None or fake.array.ndim != 4 else predictions(fake, judge, ranks=ranks)
+    one = Side(found, fake.array, fake.labels, seen)
+    known = {"moments": reference.moments, "spectrum": reference.spectrum}
+    same = judge is not None and reference.about.get("classifier") == judge.weights
+    pictures = None if reference.pictures is None else reference.pictures.array
+    two = Side(reference.features, pictures, reference.labels, reference.predicted if same else None, known)
+    floors = _Floors(reference, two)
+    stamp = made(net.device)
+    records: list[Record] = []
+    notes: list[str] = []
+
+    def noted(figure: Figure, floor: float | None, size: int | None) -> Record:
+        record = _record(figure, reference, net, judge, (len(one), len(two)), dict(model or {}), fake, stamp)
+        return replace(record, floor=floor, floor_n=None if floor is None else size)
+
+    wanted = [name for name in MEASURES if name in measures]
+    for number, name in enumerate(wanted):
+        told("Measuring", number / len(wanted))
+        figures = MEASURES[name](one, two)
+        if not figures:
+            notes.append(_why_not(name, reference, judge))
+        floor = floors(name) if figures else {}
+        records += [noted(figure, floor.get(figure.name), len(two) // 2) for figure in figures]
+    near = None
+    if NEAREST in measures:
+        if train is None:
+            notes.append("Copies were not looked for: that needs the pictures the model was trained on.")
+        else:
+            trained = Side(
+                features(train, net, folder=train.folder, watch=partial(told, "Features of the training set"))
+            )
+            told("Looking for copies", 0.0)
+            held_out = None if reference.split == "train" else two
+            near = neighbours(one, trained, held_out)
+            if near.share is None:
+                notes.append('Copies are shown, not counted: what is near by chance only --split test or "val" tells.')
+            else:
+                record = noted(near.share, None, None)
+                settings = {**record.measure.settings, "train_hash": train.key}
+                records.append(replace(record, measure=replace(record.measure, settings=settings)))
+    told("Measuring", 1.0)
+    return Evaluation(tuple(records), fake, one, two, near, train, judge.classes if judge else (), tuple(notes))
+
+
+@dataclass(frozen=True)
+class _Floors:
+    """Each measure between two halves of the reference, computed once and kept with it."""
+
+    reference: Reference
+    real: Side
+
+    def __call__(self, name: str) -> dict[str, float]:
+        kept = self.reference.remembered(f"floor-{name}")
+        if kept is None:
+            kept = {f.name: f.value for f in MEASURES[name](self.real.half(0), self.real.half(1))}
+            self.reference.remember(f"floor-{name}", kept)
+        return dict(kept)
+
+
+def _record(
+    figure: Figure,
+    reference: Reference,
+    net: Extractor,
+    judge: Judge | None,
+    sizes: tuple[int, int],
+    model: dict[str, Any],
+    fake: Pictures,
+    stamp: dict[str, Any],
+) -> Record:
+    """A figure with everything it depends on."""
+    by = {"features": (plain(net.name), net.weights, net.resize), "": ("", "", "")}
+    if judge is not None:
+        by["judge"] = ("classifier", judge.weights, "")
+    name, weights, resize = by[figure.by]
+    measure = Measure(
+        name=figure.name,
+        data=reference.data,
+        split=reference.split,
+        data_hash=reference.key,
+        n=sizes[0],
+        reference=sizes[1],
+        features=name,
+        weights=weights,
+        resize=resize,
+        settings=figure.settings,
+    )
+    return Record(
+        measure,
+        figure.value,
+        figure.low,
+        figure.high,
+        bias=figure.bias,
+        unit=figure.unit,
+        better=figure.better,
+        model=model,
+        sampling=fake.about,
+        made=stamp,
+    )
+
+
+def _why_not(name: str, reference: Reference, judge: Judge | None) -> str:
+    if reference.pictures is None:
+        why = "the reference was loaded from a file, without its pictures"
+    elif name == CLASSES and judge is None:
+        why = f"{reference.data} has no labels that a classifier could be trained on"
+    else:
+        why = "these are not pictures"
+    return f"{name} was left out: {why}."
+
+
+def likelihood_records(found: Measurement, split: str, model: Mapping[str, Any], device: torch.device) -> list[Record]:
+    """The records of a likelihood's measurement."""
+    about, stamp, records = found.settings, made(device), []
+    parts = (
+        ("bits-bound", None if found.bound is None else found.bound.total, about["bound_settings"]),
+        ("bits-flow", None if found.flow is None else found.flow.value, about["flow_settings"]),
+    )
+    for name, value, settings in parts:
+        if value is not None:
+            how = dict(settings) | {"labels": about["labels"], "seed": about["seed"], "precision": about["precision"]}
+            data = about["data"]
+            measure = Measure(name, data["name"], split, data["fingerprint"], about["n"], data["of"], settings={**how})
+            record = Record(measure, value.mean, value.low, value.high, unit=found.unit, model=dict(model), made=stamp)
+            records.append(record)
+    return records
+
+
+def check_measures(names: Sequence[str]) -> None:
+    """Raise ValueError for a measure that does not exist, with the nearest."""
+    for name in names:
+        if name not in ALL:
+            near = difflib.get_close_matches(name, ALL, 1)
+            hint = f"Did you mean {near[0]}?" if near else f"Choose from {', '.join(ALL)}."
+            raise ValueError(f"There is no measure {name!r}. {hint}")

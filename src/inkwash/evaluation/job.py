@@ -1,0 +1,144 @@
+"""Everything an evaluation of a run needs besides its pictures: the real side, the classifier, the training set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path as File
+from typing import Any
+
+import numpy as np
+import torch
+
+from inkwash.data import Dataset, DataSpec, Progress, load
+from inkwash.evaluation.evaluate import ALL, CLASSES, NEAREST, Watch
+from inkwash.evaluation.likelihood import Split, held_out, weights_hash
+from inkwash.evaluation.manifold import MOST
+from inkwash.evaluation.reference import Reference, load_reference, reference
+from inkwash.evaluation.sets import Pictures, real
+from inkwash.features import AnyFeatures, Classifier, Extractor, Judge, classifier_file, extractor, load_judge
+from inkwash.kinds import from_text
+from inkwash.modelfolder import find_model
+from inkwash.pipeline import Pipeline
+from inkwash.ranks import ALONE, Ranks
+
+
+@dataclass(frozen=True)
+class RealSide:
+    """What pictures are measured against.
+
+    reference and its feature net; judge: sees the data's classes, where they have labels; train: what the model saw,
+    where copies are looked for; data, rows: the split, None where the reference came from a folder; notes: what is
+    missing, and why.
+    """
+
+    reference: Reference
+    net: Extractor
+    judge: Judge | None
+    train: Pictures | None
+    data: Dataset | None = None
+    rows: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
+
+
+def real_side(
+    run: str | File | None,
+    part: Split,
+    source: str | None = None,
+    features: AnyFeatures | str = "lite0",
+    n: int = 10_000,
+    *,
+    measures: Sequence[str] = ALL,
+    device: torch.device | None = None,
+    ranks: Ranks = ALONE,
+    watch: Watch | None = None,
+) -> RealSide:
+    """The real side of a run's model: of its own data unless another source is given, n of the split or all there are.
+
+    run: None for pictures that come from no run; then a source is needed. Everything is kept in the cache, under the
+    hash of all it depends on. Raises ValueError for data that are not there.
+    """
+    where = device or torch.device("cpu")
+    told = watch or (lambda what, fraction: None)
+
+    def progress(what: str, done: int, total: int) -> None:
+        told(what, done / total if total else 0.0)
+
+    if run is not None:
+        data, rows = held_out(run, source, part, progress=progress)
+    elif source is None:
+        raise ValueError("These pictures come from no run, so say what to compare them with: --data SOURCE.")
+    elif part == "val":
+        raise ValueError("What a run held out only a run can say. Give --split test or train.")
+    else:
+        data = load(DataSpec(source, split=part), progress=progress)
+        rows = np.arange(len(data))
+    trained, notes = None, []
+    try:
+        trained = (data, rows) if run is None or part == "train" else held_out(run, None, "train", progress=progress)
+    except ValueError as error:
+        notes.append(f"Copies of training pictures cannot be looked for: {error}")
+    chosen: AnyFeatures = from_text(AnyFeatures, features, "feature net") if isinstance(features, str) else features
+    unnamed = isinstance(chosen, Classifier) and not chosen.weights
+    classifier = None
+    if unnamed or CLASSES in measures:
+        classifier = classifier_file(data, trained and trained[0], progress=progress, device=where)
+    if unnamed and classifier is None:
+        raise ValueError(f"{data.name} has no labels to learn, so features = classifier means nothing. Take lite0.")
+    net = extractor(Classifier(weights=str(classifier)) if unnamed else chosen, where)
+    known = reference(
+        data,
+        rows,
+        part,
+        net,
+        min(n, len(rows)),
+        classifier=classifier,
+        ranks=ranks,
+        watch=partial(told, "Features of the real"),
+    )
+    train = None
+    if trained is not None and run is not None and NEAREST in measures:
+        train = real(*trained, "train", min(MOST, len(trained[1])), ranks=ranks)
+    judge = None if classifier is None else load_judge(classifier, where)
+    return RealSide(known, net, judge, train, data, rows, tuple(notes))
+
+
+def from_folder(folder: File, device: torch.device | None = None) -> RealSide:
+    """The real side that somebody saved with `save_reference`: their numbers and classifier, and the same feature net.
+
+    Raises ValueError where this machine's feature net has other weights.
+    """
+    where = device or torch.device("cpu")
+    known = load_reference(folder)
+    judge = None if known.classifier is None else load_judge(known.classifier, where)
+    why = "The reference came from a folder, without the training pictures: copies of them were not looked for."
+    return RealSide(known, known.extractor(where), judge, None, notes=(why,))
+
+
+def given(source: str, like: Reference, n: int | None = None, *, progress: Progress | None = None) -> Pictures:
+    """Pictures from anywhere, a folder, an archive or an array, to be measured as if a model had drawn them.
+
+    Raises ValueError where their shape is not that of the reference: how they are resized would decide the number.
+    """
+    data = load(DataSpec(source), progress=progress)
+    found = real(data, np.arange(len(data)), "given", None if n is None else min(n, len(data)))
+    wanted = tuple(like.about["shape"])
+    if found.array.shape[1:] != wanted:
+        raise ValueError(
+            f"{source} has pictures of shape {found.array.shape[1:]}, and {like.data} of {wanted}. Bring them to one "
+            "size first: how that is done decides the number."
+        )
+    labels = found.labels if tuple(found.classes) == tuple(like.classes) else None
+    return replace(found, labels=labels)
+
+
+def about_model(run: str | File, pipe: Pipeline) -> dict[str, Any]:
+    """What a record says of the model: its folder, the hash of its weights, how long it was trained, its average."""
+    return {
+        "folder": str(find_model(run)),
+        "weights_sha256": weights_hash(run),
+        "data": pipe.config.data,
+        "trained": dict(pipe.config.trained),
+        "ema": pipe.config.ema,
+    }
