@@ -112,7 +112,7 @@ def classifier_file(
     place = (cache or cache_dir()) / "classifiers" / f"{name}-{key[:16]}"
 
     def build(staged: Path) -> None:
-        about, net = train_classifier(train, progress=progress, device=device)
+        about, net = train_classifier(train, examples=EXAMPLES, progress=progress, device=device)
         write_classifier(staged / FILE, about, net)
 
     return published(place, _whole, build) / FILE
