@@ -333,6 +333,21 @@ def test_pictures_of_a_broken_model_are_refused(tmp_path: Path) -> None:
         draw(pipe, 5, tmp_path)
 
 
+def test_every_batch_of_a_grown_set_is_looked_at(tmp_path: Path) -> None:
+    pipe = pipeline()
+    draw(pipe, 13, tmp_path, batch_size=8)  # in blocks of 8
+    seen: list[int] = []
+
+    def broken(m: Any, args: Any, out: torch.Tensor) -> torch.Tensor:
+        seen.extend(args[3].label.tolist())
+        return torch.where(args[3].label[:, None, None, None] == 14 % 3, float("nan"), out)
+
+    pipe.model.net.register_forward_hook(broken)
+    with pytest.raises(ValueError, match=r"for picture 14: no number"):
+        draw(pipe, 16, tmp_path, batch_size=2)
+    assert seen == [1, 1] * 2 + [2, 0]  # 13 after one that is dropped, in two steps; then 14 and 15
+
+
 def test_labels_that_do_not_fit_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     for labels in ([0, 1], [0, 1, 2, 3, 0], [-2, 0, 0, 0, 0]):
         with pytest.raises(ValueError, match="labels must be 5 indices of classes, 0 to 2, or -1 for any"):

@@ -127,7 +127,7 @@ class Reference:
 
     def _all(self) -> dict[str, Any]:
         try:
-            return dict(self.saved) | dict(json.loads(self.store.read_text(encoding="utf-8")))
+            return dict(json.loads(self.store.read_text(encoding="utf-8")))  # begun with what was saved
         except (OSError, ValueError):  # not there, or damaged: it is found again
             return dict(self.saved)
 
