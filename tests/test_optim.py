@@ -12,7 +12,8 @@ from torch import nn
 
 from inkwash import AdamW, Muon, Schedule
 from inkwash.optim import orthogonalise
-from inkwash.training.ema import Ema, power_beta, power_gamma
+from inkwash.training.ema import Ema
+from inkwash.training.profiles import power_beta, power_gamma
 
 
 def test_schedule_warms_up_holds_and_decays_to_zero() -> None:

@@ -34,6 +34,7 @@ class Stream(IntEnum):
     BIN = 7  # where in its bin a dequantised number lies
     BOUND = 8  # the noise in which the bound's terms are evaluated
     CHOICE = 9  # which of the bound's terms are evaluated
+    GRID = 10  # the noise of the validation loss
 
 
 def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -10,6 +10,7 @@ import torch
 
 from inkwash.data import DataSpec
 from inkwash.edit import check_deterministic
+from inkwash.features import AnyFeatures, Lite0
 from inkwash.grids import Even, Quadratic
 from inkwash.model import AnyInputs, Indexed
 from inkwash.nets import AnyNet, UNet
@@ -37,9 +38,10 @@ class Train(Component):
     steps or minutes: how long (30 minutes unless one is given). accumulate: parts a batch is computed in. precision:
     auto is bf16 where the machine gains from it. label_dropout: the share of labels hidden, for guidance. clip: the
     largest gradient norm. ema: the averaging window of the weights as a share of the run so far (sigma_rel).
-    *_every: in steps. keep: checkpoints kept besides the best. patience: steps in a row with a non-finite loss or
-    gradient after which the run stops. init_from: a model to start from. tensorboard: also log for TensorBoard, which
-    the extra `inkwash[track]` installs.
+    snapshots: at most so many snapshots of two averages are kept, from which any other length is rebuilt after training
+    (`inkwash ema`); 0 keeps none. *_every: in steps. keep: checkpoints kept besides the best. patience: steps in a row
+    with a non-finite loss or gradient after which the run stops. init_from: a model to start from. tensorboard: also
+    log for TensorBoard, which the extra `inkwash[track]` installs.
     """
 
     steps: int | None = None
@@ -53,6 +55,7 @@ class Train(Component):
     label_dropout: float = 0.1
     clip: float = 1.0
     ema: float = 0.1
+    snapshots: int = 32
     checkpoint_every: int = 1000
     keep: int = 3
     sample_every: int = 500
@@ -73,6 +76,8 @@ class Train(Component):
                 raise ValueError(f"{name} = {value} must be more than 0.")
         if self.ema >= 12**-0.5:
             raise ValueError(f"ema = {self.ema} must lie between 0 and 0.28. Usual values are 0.05 to 0.15.")
+        if self.snapshots != 0 and self.snapshots < 2:
+            raise ValueError(f"snapshots = {self.snapshots} must be at least 2, or 0 for none. The usual value is 32.")
         if not 0 <= self.label_dropout <= 1:
             raise ValueError(f"label_dropout = {self.label_dropout} must lie within [0, 1].")
         if self.batch_size % self.accumulate:
@@ -83,14 +88,26 @@ class Train(Component):
 
 @dataclass(frozen=True)
 class Evaluation(Component):
-    """The validation loss, where pictures are held out: on the first `images` of them, every `every` steps."""
+    """What is measured while a run goes on, with the averaged weights, where there are pictures it does not train on.
 
-    images: int = 512
+    split: these are what data.val_fraction holds out ("val"), or the data's own test split. images, every: the
+    validation loss is measured on up to so many of them, and on as many training pictures, every so many steps.
+    measure: also draw measure_n pictures every measure_every steps, and compare them with these, by the Fréchet
+    distance ("fd") or the kernel distance ("kid") of `features`; checkpoints are then kept by it, not by the loss.
+    """
+
+    images: int = 256
     every: int = 500
+    split: Literal["val", "test"] = "val"
+    measure: Literal["fd", "kid"] | None = None
+    measure_every: int = 5000
+    measure_n: int = 1000
+    features: AnyFeatures = field(default_factory=Lite0)
 
     def __post_init__(self) -> None:
-        if self.images < 1 or self.every < 1:
-            raise ValueError(f"images and every must be at least 1, not {self.images} and {self.every}.")
+        for name, least in (("images", 1), ("every", 1), ("measure_every", 1), ("measure_n", 2)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} = {getattr(self, name)} must be at least {least}.")
 
 
 @dataclass(frozen=True)
@@ -140,6 +157,11 @@ class Recipe(Component):
                 yield str(error)
         if isinstance(self.inputs, Indexed) and isinstance(self.path, Table) and self.inputs.steps != self.path.steps:
             yield f"inputs counts {self.inputs.steps} steps and the table has {self.path.steps}. Leave inputs out."
+        if self.evaluation.measure and self.evaluation.split == "val" and not self.data.val_fraction:
+            yield (
+                f'evaluation.measure = "{self.evaluation.measure}" compares with pictures that are not trained on, and '
+                'none are held out. Use data.val_fraction = 0.05, or evaluation.split = "test".'
+            )
         if self.sampler.guidance != 1 and self.train.label_dropout == 0:
             yield (
                 f"sampler.guidance = {self.sampler.guidance} compares with the model's answer to no label, which it "

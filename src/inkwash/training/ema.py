@@ -1,30 +1,16 @@
-"""The average of the weights, with the power profile of Karras et al. (2024, "EDM2", sec. 3.1)."""
+"""The averages of the weights that a run keeps, with the power profile of Karras et al. (2024, "EDM2", sec. 3.1)."""
 
 from __future__ import annotations
 
 import copy
-from functools import cache
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from inkwash.training.profiles import power_beta
 
-@cache
-def power_gamma(sigma_rel: float) -> float:
-    """The exponent gamma of the profile whose width is sigma_rel, a share of the run: EDM2, eq. 126.
-
-    sigma_rel² = (gamma + 1)/((gamma + 2)²(gamma + 3)). Raises ValueError outside (0, 0.28), where there is none.
-    """
-    if not 0 < sigma_rel < 12**-0.5:
-        raise ValueError(f"ema = {sigma_rel} must lie between 0 and 0.28. Usual values are 0.05 to 0.15.")
-    inverse = sigma_rel**-2
-    return float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max())
-
-
-def power_beta(n: int, sigma_rel: float) -> float:
-    """How much of the average is kept at the n-th step, n = 1, 2, ...: (1 - 1/n)^(gamma + 1); nothing at the first."""
-    return float((1 - 1 / n) ** (power_gamma(sigma_rel) + 1))
+SERIES = (0.05, 0.10)
+"""The lengths kept besides the run's own, from whose snapshots any other is rebuilt: EDM2's."""
 
 
 class Ema:
@@ -44,3 +30,8 @@ class Ema:
         torch._foreach_add_(mine, step)
         for a, b in zip(self.net.buffers(), net.buffers(), strict=True):
             a.copy_(b)
+
+
+def group(sigma_rel: float) -> str:
+    """What the file of an average is called, "ema-0.05"."""
+    return f"ema-{sigma_rel:g}"

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from importlib.util import find_spec
 from pathlib import Path as File
 from typing import Any
@@ -16,51 +16,23 @@ import torch
 from torch import Tensor
 
 from inkwash import checkpoint
+from inkwash.data import Dataset, split
 from inkwash.data import Stream as Examples
 from inkwash.data import load as load_data
-from inkwash.data import split
 from inkwash.device import out_of_memory
 from inkwash.noise import Philox, Stream
 from inkwash.objectives import Requiring
 from inkwash.recipes import Recipe, read_recipe
+from inkwash.training.progress import Progress, TrainingError
 from inkwash.training.run import Run, continued, memory_used
+from inkwash.training.scheduled import Scheduled
 from inkwash.training.setup import Setup, set_up
 from inkwash.training.state import State
-from inkwash.training.validate import Validation
+from inkwash.training.validate import Validation, overfitting, unseen
 from inkwash.types import Batch, Remembering
 
 LOG_EVERY = 10
 """Steps between two reports: the loss is fetched from the device only then."""
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message says why, and where the last good state is."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run is. loss and grad_norm: means since the last report, of the steps that counted.
-
-    fraction: done, in [0, 1]; eta: seconds left; seconds: spent so far over all sessions; memory: bytes in use;
-    skipped: steps so far with a non-finite loss or gradient; validation: the loss on held-out pictures, when it was
-    just measured; saved, sampled: files just written; notes: what a user should know, said once.
-    """
-
-    step: int
-    fraction: float
-    loss: float
-    grad_norm: float
-    lr: float
-    images_per_second: float
-    eta: float
-    seconds: float
-    memory: int
-    skipped: int
-    validation: float | None = None
-    saved: File | None = None
-    sampled: File | None = None
-    notes: tuple[str, ...] = ()
-    done: bool = False
 
 
 def train(
@@ -103,12 +75,13 @@ def train(
     if isinstance(recipe.objective, Requiring):
         recipe.objective.require()
     dataset = load_data(recipe.data, progress=data_progress)
+    held_out = unseen(recipe, dataset, data_progress)
     setup = set_up(recipe, dataset, resumed=start is not None)
     state = State.fresh(setup)
     if start is not None:
         state.restore(start, setup)
     with run.alone():
-        loop = _Loop(setup, state, run, stop, resumed=start is not None)
+        loop = _Loop(setup, state, run, held_out, stop, resumed=start is not None)
         loop.notes += [f"Changed: {note}" for note in notes]
         yield from loop.run()
 
@@ -116,15 +89,29 @@ def train(
 class _Loop:
     """One session of training: the state, what feeds it, and what it writes."""
 
-    def __init__(self, setup: Setup, state: State, run: Run, stop: Callable[[], bool], *, resumed: bool) -> None:
+    def __init__(
+        self,
+        setup: Setup,
+        state: State,
+        run: Run,
+        held_out: tuple[Dataset, np.ndarray] | None,
+        stop: Callable[[], bool],
+        *,
+        resumed: bool,
+    ) -> None:
         self.setup, self.state, self.files, self.stop, self.resumed = setup, state, run, stop, resumed
         self.recipe = setup.recipe
-        data = self.recipe.data
-        mine, held_out = split(setup.dataset, data.val_fraction, self.recipe.train.seed)
+        mine, _ = split(setup.dataset, self.recipe.data.val_fraction, self.recipe.train.seed)
         self.examples = Examples(setup.dataset, self.recipe.train.seed, mine)
-        self.validation = Validation(setup, held_out) if len(held_out) else None
+        self.validation = None if held_out is None else Validation(setup, held_out, (setup.dataset, mine))
+        self.measure = None if held_out is None else Scheduled.of(setup, run.folder, held_out)
         self.notes: list[str] = list(setup.dataset.notes)
+        if self.measure is not None:
+            self.notes.append(self.measure.cost)
+        if self.recipe.train.snapshots and not state.series:
+            self.notes.append("No snapshots are taken: this run was begun without the averages they are of.")
         self.unlogged: list[str] = []
+        self.told_of_snapshots = False
         self.board = run.board(state.step) if self.recipe.train.tensorboard else None
         self.good = self._latest()
 
@@ -145,17 +132,25 @@ class _Loop:
             fraction = self._fraction()
             finished = fraction >= 1
             stopping = not finished and self.stop()
-            every = {"checkpoint": train.checkpoint_every, "sample": train.sample_every, "log": LOG_EVERY}
-            due = {name for name, n in every.items() if losses and state.step % n == 0}
-            validate = self.validation is not None and losses and state.step % self.recipe.evaluation.every == 0
-            if finished or stopping or due or validate:
+            due = {name for name, n in self._intervals().items() if losses and state.step % n == 0}
+            if losses:
+                self._snapshot()  # before the checkpoint: a run resumed there finds it
+            if finished or stopping or due:
                 self._refuse_to_go_on_blind()
                 steps, now = state.step - last[0], time.perf_counter()
                 rate = steps * train.batch_size / max(now - last[1], 1e-9)
-                loss = self.validation(state.ema.net) if self.validation and (validate or finished) else None
+                loss: float | None = None
+                figures: dict[str, float] = {}
+                score: tuple[str, float] | None = None
+                if self.validation is not None and ("validate" in due or finished):
+                    loss, figures = self._validate(self.validation)
+                    score = (self.validation.key, loss)
+                if self.measure is not None:
+                    score = self._measure(self.measure, figures) if "measure" in due or (finished and losses) else None
                 # Logged before it is saved: a checkpoint's lines are complete, whenever the process is killed.
-                report = self._report(losses, norms, rate, loss)
-                saved = self._save(loss) if losses and (finished or stopping or "checkpoint" in due) else None
+                report = self._report(losses, norms, rate, loss, figures)
+                save = finished or stopping or not due.isdisjoint(("checkpoint", "measure"))
+                saved = self._save(score) if losses and save else None
                 sampled = self._sample() if losses and (finished or "sample" in due) else None
                 yield replace(report, saved=saved, sampled=sampled, notes=self._said(), done=finished or stopping)
                 losses, norms = [], []
@@ -245,10 +240,53 @@ class _Loop:
         notes, self.notes = tuple(self.notes), []
         return notes
 
-    def _save(self, validation: float | None) -> File | None:
+    def _intervals(self) -> dict[str, int]:
+        """What is done every so many steps."""
+        train, evaluation = self.recipe.train, self.recipe.evaluation
+        every = {"checkpoint": train.checkpoint_every, "sample": train.sample_every, "log": LOG_EVERY}
+        every |= {"validate": evaluation.every} if self.validation is not None else {}
+        return every | ({"measure": evaluation.measure_every} if self.measure is not None else {})
+
+    def _validate(self, validation: Validation) -> tuple[float, dict[str, float]]:
+        """The validation loss of the average, and what else is found; overfitting is said when it begins."""
+        found, state = validation(self.state.ema.net), self.state
+        figures = found.figures()
+        if math.isfinite(found.value):
+            known = state.lowest is not None and state.lowest.risen
+            state.lowest, rise = overfitting(state.lowest, state.step, found, validation.key)
+            if rise is not None:
+                figures["overfitting"] = rise.by
+                if not known:
+                    self.notes.append(str(rise))
+        return found.value, figures
+
+    def _measure(self, measure: Scheduled, figures: dict[str, float]) -> tuple[str, float] | None:
+        """Draw pictures and compare them with those held out; what of, and the number, which figures then has."""
+        try:
+            score, notes = measure(self.setup, self.state)
+        except (OSError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not out_of_memory(error):
+                raise
+            self.notes.append(f"{measure.name} of step {self.state.step} was not measured: {error}. Training goes on.")
+            return None
+        figures[measure.name] = score[1]
+        self.notes += notes
+        return score
+
+    def _snapshot(self) -> None:
+        try:
+            notes = self.files.snapshot(self.setup, self.state)
+            self.notes += [] if self.told_of_snapshots else notes
+            self.told_of_snapshots |= bool(notes)
+        except checkpoint.DiskFull as error:
+            self.notes.append(f"{error} Training goes on without this snapshot.")
+        except checkpoint.NonFinite as error:
+            raise TrainingError(f"{error} {_where(self.good)}.") from error
+
+    def _save(self, score: tuple[str, float] | None) -> File | None:
         saved = None
         try:
-            self.good = saved = self.state.save(self.setup, self.files.folder, validation)
+            self.good = saved = self.state.save(self.setup, self.files.folder, score)
             self.state.save_model(self.setup, self.files.folder)
         except checkpoint.DiskFull as error:
             self.notes.append(f"{error} Training goes on. {_where(self.good)}.")
@@ -266,7 +304,12 @@ class _Loop:
             return None
 
     def _report(
-        self, losses: list[Tensor], norms: list[Tensor], rate: float, validation: float | None = None
+        self,
+        losses: list[Tensor],
+        norms: list[Tensor],
+        rate: float,
+        validation: float | None = None,
+        figures: Mapping[str, float] | None = None,
     ) -> Progress:
         """The figures of this moment, logged where there are new ones."""
         state = self.state
@@ -283,6 +326,7 @@ class _Loop:
             memory=memory_used(self.setup.device),
             skipped=int(state.skipped),
             validation=validation,
+            figures=figures or {},
         )
         if losses:
             self._log(progress)
@@ -291,6 +335,7 @@ class _Loop:
     def _log(self, progress: Progress) -> None:
         """Append to metrics.jsonl; where the disk is full, later."""
         numbers = {f.name: getattr(progress, f.name) for f in fields(progress) if f.name != "done"}
+        numbers |= progress.figures
         line = {k: round(v, 9) for k, v in numbers.items() if isinstance(v, (int, float)) and math.isfinite(v)}
         self.unlogged.append(json.dumps(line))
         try:

@@ -16,6 +16,7 @@ from inkwash.data import load as load_data
 from inkwash.data import split
 from inkwash.noise import Philox
 from inkwash.recipes import Recipe
+from inkwash.training.ema import SERIES
 from inkwash.training.setup import Setup, set_up
 
 
@@ -68,6 +69,7 @@ def plan(recipe: Recipe, data_progress: Callable[[str, int, int], None] | None =
         seconds.append(time.perf_counter() - began)
     step = min(seconds[warm_up:]) * train.accumulate
     steps = train.steps or max(1, int(60 * (train.minutes or 0) / step))
+    averages = len({train.ema, *(SERIES if train.snapshots else ())})
     return Plan(
         recipe=setup.recipe,
         name=dataset.name,
@@ -78,8 +80,8 @@ def plan(recipe: Recipe, data_progress: Callable[[str, int, int], None] | None =
         device=str(setup.device),
         parameters=sum(p.numel() for p in parameters),
         flops=flops,
-        # Weights, gradients and the average; what optimisers keep; what the backward pass keeps.
-        memory=3 * sum(p.nbytes for p in parameters)
+        # Weights, gradients and the averages; what optimisers keep; what the backward pass keeps.
+        memory=(2 + averages) * sum(p.nbytes for p in parameters)
         + _kept_by(optims)
         + fixed
         + activations * (train.batch_size // train.accumulate),

@@ -19,6 +19,7 @@ from inkwash.kinds import to_table
 from inkwash.pictures import save_png
 from inkwash.pipeline import Pipeline
 from inkwash.recipes import Recipe, RecipeError, read_recipe, write_recipe
+from inkwash.training import snapshots
 from inkwash.training.setup import Setup
 from inkwash.training.state import State
 
@@ -56,8 +57,8 @@ class Run:
         return cls(folder)
 
     @classmethod
-    def at(cls, folder: str | File) -> Run:
-        """The folder of the run that is, or contains, `folder` (a run or one of its checkpoints).
+    def at(cls, folder: str | File, wanted: str = " to resume") -> Run:
+        """The folder of the run that is, or contains, `folder` (a run or one of its checkpoints), wanted for something.
 
         Raises ValueError where there is no run.
         """
@@ -67,7 +68,7 @@ class Run:
         why = "there is no such folder" if not File(folder).exists() else "it has no recipe.toml and checkpoints/"
         runs = sorted(str(p.parent) for p in File("runs").glob("*/checkpoints"))
         known = f"Runs found here: {', '.join(runs[:5])}." if runs else ""
-        raise ValueError(f"No run to resume in {folder}: {why}. {known}".rstrip())
+        raise ValueError(f"No run{wanted} in {folder}: {why}. {known}".rstrip())
 
     def resume_point(self, asked: str | File) -> File:
         """The checkpoint to resume from: the one asked for, or the newest one that is whole.
@@ -107,6 +108,7 @@ class Run:
             aside.mkdir(exist_ok=True)
             n = sum(1 for _ in aside.glob(f"{folder.name}*"))
             folder.rename(aside / (f"{folder.name}-{n + 1}" if n else folder.name))
+        snapshots.cut(self.folder, step)
         names = ", ".join(sorted(f.name for f in later))
         return [f"Going on from step {step}; the later {names} went to {aside}."] if later else []
 
@@ -128,6 +130,15 @@ class Run:
         writer: Any = SummaryWriter
         return writer(str(self.folder / "tensorboard"), purge_step=step)
 
+    def snapshot(self, setup: Setup, state: State) -> list[str]:
+        """Publish the kept averages where it is time for them; what a user should know. See `snapshots.take`."""
+        most, series = setup.recipe.train.snapshots, state.series
+        if not (series and snapshots.due(state.step, most)):
+            return []
+        averages = {name: average.net.state_dict() for name, average in series.items()}
+        lengths = {name: average.sigma_rel for name, average in series.items()}
+        return snapshots.take(self.folder, state.step, averages, lengths, state.trained(setup).trained, most)
+
     def log(self, lines: Sequence[str]) -> None:
         """Append lines to metrics.jsonl: all of them or, where the disk is full (OSError), none."""
         with (self.folder / "metrics.jsonl").open("ab") as file:
@@ -148,14 +159,22 @@ class Run:
 
         if len(setup.config.shape) == 1 and setup.config.shape != (2,):
             return None
-        model = replace(setup.model, net=state.ema.net)
-        pipe = Pipeline(state.trained(setup), model, setup.device, PREVIEW if len(setup.config.shape) == 3 else None)
-        sampling = setup.recipe.sampler
-        steps = None if isinstance(sampling.grid, Listed) else min(sampling.steps, PREVIEW_STEPS)
+        pipe, steps = preview(setup, state)
         drawn = pipe(setup.recipe.train.samples, steps=steps, seed=0)
         path = self.folder / "samples" / f"step-{state.step:07d}.png"
         save_png(sheet(drawn), path, drawn.settings)
         return path
+
+
+def preview(setup: Setup, state: State) -> tuple[Pipeline, int | None]:
+    """The averaged weights ready to draw many pictures quickly, and in how many steps (None: as a list of times says).
+
+    For pictures drawn while training waits.
+    """
+    model = replace(setup.model, net=state.ema.net)
+    pipe = Pipeline(state.trained(setup), model, setup.device, PREVIEW if len(setup.config.shape) == 3 else None)
+    sampling = setup.recipe.sampler
+    return pipe, None if isinstance(sampling.grid, Listed) else min(sampling.steps, PREVIEW_STEPS)
 
 
 def resume_recipe(
