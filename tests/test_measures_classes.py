@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from inkwash.evaluation.classes import class_accuracy, class_distance, class_histogram
 from inkwash.evaluation.interval import Interval, Share
@@ -36,6 +37,9 @@ def test_wilsons_ends_are_where_the_share_seen_is_just_believable(count: int, of
 
 
 def test_a_mean_has_its_ends() -> None:
+    two = Interval.of(torch.tensor([1.0, 4.0]))  # deviation 3/sqrt(2), over sqrt(2)
+    assert (two.mean, two.half) == (2.5, pytest.approx(1.959964 * 1.5))
+    assert Interval.of(torch.tensor([4.0])) == Interval(4.0, None)
     assert (Interval(3.0, 0.5).low, Interval(3.0, 0.5).high) == (2.5, 3.5)
     assert (Interval(3.0, None).low, Interval(3.0, None).high) == (None, None)
 

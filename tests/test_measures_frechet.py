@@ -133,6 +133,7 @@ def test_moments_are_numpys_in_any_blocks_and_order(monkeypatch: pytest.MonkeyPa
 
 
 def test_what_has_no_moments_or_no_distance() -> None:
+    np.testing.assert_allclose(moments(np.array([[1.0], [4.0]])).cov, 4.5)
     with pytest.raises(ValueError, match="at least 2 pictures, not 1"):
         moments(np.zeros((1, 3)))
     with pytest.raises(ValueError, match="0 to 4 hold NaN"):

@@ -122,6 +122,8 @@ def test_too_few_and_different_features() -> None:
     x = normals(1, 3, 2)
     assert kid(x[:2], x).half is None
     assert kid(x[:2], x).low is None
+    assert kid(x, x[:2]).half is None
+    assert kid(x, x + 1).half is not None
     with pytest.raises(ValueError, match="not 1 and 3"):
         kid(x[:1], x)
     with pytest.raises(ValueError, match="Use the same net"):

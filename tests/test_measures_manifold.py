@@ -49,6 +49,8 @@ def test_on_the_line() -> None:
 def test_a_point_on_the_sphere_is_inside() -> None:
     """And one a hair farther is not."""
     assert precision_recall(line(0, 1, 10, 11), line(2, 30, 50, 60), 1)[0] == 1 / 4
+    assert precision_recall(line(2, 30, 50, 60), line(0, 1, 10, 11), 1)[1] == 1 / 4
+    assert density_coverage(line(0, 1, 10, 11), line(2, 30, 50, 60), 1) == (1 / 4, 1 / 4)
     assert precision_recall(line(0, 1, 10, 11), line(2 + 1e-6, -1 - 1e-6, 50, 60), 1)[0] == 0
 
 
@@ -193,3 +195,5 @@ def test_what_cannot_be_measured() -> None:
         nearest(x, x[:0])
     with pytest.raises(ValueError, match=r"nearest 0\.01 of 98 held-out pictures are none"):
         memorised([1.0], np.arange(98))
+    with pytest.raises(ValueError, match="Give a share between 0 and 1"):
+        memorised([1.0], np.arange(98), 1.0)

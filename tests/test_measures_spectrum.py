@@ -121,6 +121,13 @@ def test_pictures_of_one_grey_count_as_the_rounding_to_bytes() -> None:
     assert spectrum_error(flat, np.zeros(4)) == 0
 
 
+def test_the_smallest_picture() -> None:
+    """Of 2 pixels a side: three frequencies, all in ring 1, also the corner at a length of 1.41."""
+    stripes, checks = np.array([[1.0, -1.0], [1.0, -1.0]]), np.array([[1.0, -1.0], [-1.0, 1.0]])
+    np.testing.assert_allclose(spectrum(stripes[None, ..., None]), [4 / 3])
+    np.testing.assert_allclose(spectrum(checks[None, ..., None]), [4 / 3])
+
+
 def test_what_has_no_spectrum() -> None:
     for shape in ((3, 8), (0, 8, 8, 1), (1, 1, 8, 1)):
         with pytest.raises(ValueError, match="A spectrum is of pictures"):

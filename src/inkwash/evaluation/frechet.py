@@ -61,8 +61,8 @@ def frechet_bias(cov: Array, n: int, m: int) -> float:
     distance is too large by, not a number to subtract.
     """
     lam = torch.linalg.eigvalsh(torch.tensor(cov, dtype=torch.float64)).clamp(min=0)
-    product, total = lam[:, None] * lam, lam[:, None] + lam
-    pairs = torch.where(total > 0, product / total.where(total > 0, 1.0), 0.0)
+    total = lam[:, None] + lam
+    pairs = lam[:, None] * lam / total.where(total > 0, 1.0)  # 0 over 0 is 0 here
     return (1 / n + 1 / m) * float(lam.sum() + (pairs.sum() + pairs.trace()) / 2)
 
 

@@ -29,8 +29,9 @@ def kid(x: Features, y: Features) -> Interval:
     value = xx / (n * (n - 1)) + yy / (m * (m - 1)) - 2 * xy / (n * m)
     if min(n, m) < 3:
         return Interval(value, None)
-    without_x = (xx - 2 * of_x) / ((n - 1) * (n - 2)) + yy / (m * (m - 1)) - 2 * (xy - x_to_y) / ((n - 1) * m)
-    without_y = xx / (n * (n - 1)) + (yy - 2 * of_y) / ((m - 1) * (m - 2)) - 2 * (xy - y_to_x) / (n * (m - 1))
+    # The value without each picture in turn, less what is the same for all of its set: only the spread is asked for.
+    without_x = 2 * x_to_y / ((n - 1) * m) - 2 * of_x / ((n - 1) * (n - 2))
+    without_y = 2 * y_to_x / (n * (m - 1)) - 2 * of_y / ((m - 1) * (m - 2))
     jackknife = sum((k - 1) * float(each.var(correction=0)) for k, each in ((n, without_x), (m, without_y)))
     centred = squares - float(x_to_y.square().sum()) / m - float(y_to_x.square().sum()) / n + xy**2 / (n * m)
     alike = 2 * (1 / n + 1 / m) ** 2 * centred / ((n - 1) * (m - 1))

@@ -34,7 +34,7 @@ def spectrum(pictures: Array) -> npt.NDArray[np.float64]:
     size = max(1, _NUMBERS // (height * width * channels))
     for start in range(0, n, size):
         x = pictures[start : start + size].astype(np.float64)
-        x = x / 127.5 - 1 if pictures.dtype == np.uint8 else x
+        x = x / 127.5 if pictures.dtype == np.uint8 else x  # less 1, which is brightness and left out
         power += np.square(np.abs(np.fft.fft2(x, axes=(1, 2)))).sum((0, 3))
     power /= n * channels * height * width
     rings = np.bincount(ring.ravel(), power.ravel()) / np.bincount(ring.ravel())
