@@ -11,9 +11,10 @@ from pathlib import Path as File
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 
-from inkwash.evaluation.figures import MEASURES, Figure, Neighbours, Side, neighbours
+from inkwash.evaluation.figures import MEASURES, SHARE, Figure, Neighbours, Side, neighbours
 from inkwash.evaluation.likelihood import Measurement
 from inkwash.evaluation.record import Measure, Record, made
 from inkwash.evaluation.reference import Reference
@@ -30,6 +31,9 @@ CLASSES = "classes"
 
 ALL = (*MEASURES, NEAREST)
 """What is measured unless something else is asked for."""
+
+LEAST = 16
+"""Pictures a side: half of them are needed to have 5 neighbours each."""
 
 Watch = Callable[[str, float], None]
 """Told what is being done, and the fraction of it that is done."""
@@ -83,6 +87,7 @@ def evaluate(
     draws its part, and all find the same. Raises ValueError for what does not fit.
     """
     check_measures(measures)
+    _check_sizes(n, reference)
     net = net or reference.extractor(pipe.device)
     told = watch or (lambda what, fraction: None)
     about = dict(model or {})
@@ -118,15 +123,16 @@ def score(
 ) -> Evaluation:
     """Measure pictures, drawn or from anywhere, against a reference; see `evaluate`."""
     check_measures(measures)
+    _check_sizes(len(fake), reference)
     told = watch or (lambda what, fraction: None)
     reference.check(net)
     found = features(fake, net, folder=fake.folder, ranks=ranks, watch=partial(told, "Features of the pictures"))
-    seen = None if judge is None or fake.array.ndim != 4 else predictions(fake, judge, ranks=ranks)
-    one = Side(found, fake.array, fake.labels, seen)
-    known = {"moments": reference.moments, "spectrum": reference.spectrum}
+    one = Side(found, fake.array, fake.labels, _seen(fake, judge, ranks))
     same = judge is not None and reference.about.get("classifier") == judge.weights
+    theirs = reference.predicted if same else _seen(reference.pictures, judge, ranks)
+    known = {"moments": reference.moments, "spectrum": reference.spectrum}
     pictures = None if reference.pictures is None else reference.pictures.array
-    two = Side(reference.features, pictures, reference.labels, reference.predicted if same else None, known)
+    two = Side(reference.features, pictures, reference.labels, theirs, known)
     floors = _Floors(reference, two)
     stamp = made(net.device)
     records: list[Record] = []
@@ -156,13 +162,21 @@ def score(
             held_out = None if reference.split == "train" else two
             near = neighbours(one, trained, held_out)
             if near.share is None:
-                notes.append('Copies are shown, not counted: what is near by chance only --split test or "val" tells.')
+                few = f"{round(1 / SHARE) - 1} held-out pictures or more, from the split test or val"
+                notes.append(f"Copies are shown, not counted: what is near by chance is told by {few}.")
             else:
                 record = noted(near.share, None, None)
                 settings = {**record.measure.settings, "train_hash": train.key}
                 records.append(replace(record, measure=replace(record.measure, settings=settings)))
     told("Measuring", 1.0)
     return Evaluation(tuple(records), fake, one, two, near, train, judge.classes if judge else (), tuple(notes))
+
+
+def _seen(pictures: Pictures | None, judge: Judge | None, ranks: Ranks) -> np.ndarray | None:
+    """The classes that a judge sees; None without pictures or a judge."""
+    if pictures is None or judge is None or pictures.array.ndim != 4:
+        return None
+    return predictions(pictures, judge, ranks=ranks)
 
 
 @dataclass(frozen=True)
@@ -229,6 +243,12 @@ def _why_not(name: str, reference: Reference, judge: Judge | None) -> str:
     else:
         why = "these are not pictures"
     return f"{name} was left out: {why}."
+
+
+def _check_sizes(n: int, reference: Reference) -> None:
+    for what, count in (("pictures", n), (f"real pictures of {reference.data} ({reference.split})", len(reference))):
+        if count < LEAST:
+            raise ValueError(f"{count} {what} are too few to measure: take at least {LEAST}, better thousands.")
 
 
 def likelihood_records(found: Measurement, split: str, model: Mapping[str, Any], device: torch.device) -> list[Record]:

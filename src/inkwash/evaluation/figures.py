@@ -166,13 +166,13 @@ class Neighbours:
 def neighbours(fake: Side, train: Side, held_out: Side | None) -> Neighbours:
     """Look for copies: the nearest training picture of each of the first `MOST` fake ones.
 
-    held_out: real pictures that were not trained on; how near they come by chance says what is near. Without them
-    there is no share.
+    held_out: real pictures that were not trained on; how near they come by chance says what is near. Without them, or
+    with too few to have a nearest 1 %, there is no share.
     """
     among = train.features[:MOST]
     distance, index = nearest(fake.features[:MOST], among)
     share = None
-    if held_out is not None:
+    if held_out is not None and SHARE * (len(held_out) + 1) >= 1:
         usual, _ = nearest(held_out.features[:MOST], among)
         found = memorised(distance, usual, SHARE)
         how = {"share": SHARE, "train": len(among), "most": MOST}

@@ -112,8 +112,7 @@ def from_folder(folder: File, device: torch.device | None = None) -> RealSide:
     where = device or torch.device("cpu")
     known = load_reference(folder)
     judge = None if known.classifier is None else load_judge(known.classifier, where)
-    why = "The reference came from a folder, without the training pictures: copies of them were not looked for."
-    return RealSide(known, known.extractor(where), judge, None, notes=(why,))
+    return RealSide(known, known.extractor(where), judge, None)
 
 
 def given(source: str, like: Reference, n: int | None = None, *, progress: Progress | None = None) -> Pictures:

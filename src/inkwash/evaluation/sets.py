@@ -102,7 +102,7 @@ def real(
     folder = (cache or cache_dir()) / "sets" / row.key[:16]
     found = filled(folder / "pictures.bin", row, n, copied, block=COPIED, ranks=ranks, watch=watch)
     labels = None if data.labels is None else np.asarray(data.labels[chosen], dtype=np.int64)
-    about = of | {"data": data.name, "generated": data.generated, "n": n, "of": len(rows)}
+    about = of | {"data": data.name, "shape": list(row.shape), "generated": data.generated, "n": n, "of": len(rows)}
     return Pictures(found.array, labels, data.classes, about, row.key, folder)
 
 
