@@ -119,6 +119,8 @@ def eval(
         mistakes += _said(check)
     refuse(mistakes)
 
+    from inkwash.data import NAMES
+    from inkwash.data.find import find_source
     from inkwash.evaluation import (
         ALL,
         about_model,
@@ -144,6 +146,8 @@ def eval(
             pipe = load(run, device=str(where), precision=precision, trust=trust, chunk=CHUNK)
         elif sweep or bits:
             raise ValueError(f"{run} holds no model: only a model can be swept, or have bits/dim.")
+        elif str(run) not in NAMES:
+            find_source(str(run))  # told before the real side is measured, which may take minutes
 
         names, count = wanted or ALL, against or n
         of, part = (None if pipe is None else run), split or "test"

@@ -1,0 +1,242 @@
+"""`inkwash eval` and `inkwash records`: what they print, keep and refuse."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from inkwash.cli import main, terminal
+from inkwash.codec import Pixels, Standard
+from inkwash.evaluation import load_reference, read_records, weights_hash
+from inkwash.model import Plain
+from inkwash.modelfolder import Config, read_config, save_model
+from inkwash.nets import MLP, UNet
+from inkwash.paths import Linear
+from inkwash.pictures import bars
+from inkwash.pictures.chart import COLOURS
+from inkwash.targets import Flow
+from test_evaluate import blots
+
+
+@pytest.fixture(autouse=True)
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """runs/photos, a model of photos.npy, half of which is held out; runs/moons, of points with a test split."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("INKWASH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("INKWASH_DEBUG", "")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    torch.manual_seed(0)
+    config = Config((1, 8, 8), UNet("tiny"), Linear(), Flow(), Plain(), Pixels(), data="photos")
+    save_model(config, config.network().state_dict(), "runs/photos/model")
+    np.save("photos.npy", blots(120))
+    Path("runs/photos/recipe.toml").write_text('[data]\nsource = "photos.npy"\nval_fraction = 0.5\n')
+    points = Config((2,), MLP(8, 1), Linear(), Flow(), Plain(), Standard((0.0, 0.0), (1.0, 1.0)), ("upper", "lower"))
+    points = replace(points, data="moons")
+    save_model(points, points.network().state_dict(), "runs/moons/model")
+    Path("runs/moons/recipe.toml").write_text('[data]\nsource = "moons"\n')
+    return tmp_path
+
+
+def run(*args: str) -> int:
+    with pytest.raises(SystemExit) as left:
+        main(list(args))
+    return int(left.value.code or 0)
+
+
+QUICK = ("--features", "raw", "--steps", "1", "-n", "40")
+
+
+def test_pictures_are_measured_and_every_number_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("eval", "runs/photos", "--split", "val", *QUICK) == 0
+    said = capsys.readouterr().out
+    records = read_records(Path("runs/photos/evaluation"))
+    assert [r.measure.name for r in records] == ["fd", "kid", "precision", "recall", "density", "coverage", "spectrum"]
+    fd = records[0]
+    assert re.search(rf"^FD-raw +{fd.value:.4g} ", said, re.MULTILINE)
+    assert f"{fd.floor:.4g} (two halves of 20)" in said
+    assert "photos val, 40" in said and "heun, 1 steps, 1 calls, guidance 1, seed 0" in said
+    assert f"about {fd.bias:.4g} would be there for two sets of these sizes" in said
+    assert "classes was left out: photos has no labels" in said
+    assert "shown, not counted" in said
+    assert fd.model["weights_sha256"] == weights_hash("runs/photos") and fd.sampling["steps"] == 1
+    assert fd.measure.split == "val" and fd.measure.n == 40
+    assert f"| FD-raw | {fd.value:.4g} |" in Path("runs/photos/model/README.md").read_text()
+    names = sorted(f.name for f in Path("runs/photos/evaluation").glob("*.png"))
+    assert names == ["nearest.png", "spectrum.png"]
+    assert run("eval", "runs/photos", "--split", "val", *QUICK, "--measures", "fd", "--seed", "1") == 0
+    again = read_records(Path("runs/photos/evaluation"))
+    assert again[:-1] == records and again[-1].value != fd.value and again[-1].measure == fd.measure
+
+
+def test_more_pictures_of_a_seed_go_on_where_the_fewer_ended() -> None:
+    assert run("eval", "runs/photos", "--split", "val", *QUICK, "--measures", "fd") == 0
+    (place,) = Path("runs/photos/evaluation/generated").iterdir()
+    first = (place / "pictures.bin").read_bytes()
+    assert run("eval", "runs/photos", "--split", "val", *QUICK, "-n", "50", "--measures", "fd") == 0
+    assert (place / "pictures.bin").read_bytes()[: len(first)] == first
+    assert [r.measure.n for r in read_records(Path("runs/photos/evaluation"))] == [40, 50]
+
+
+def test_points_are_measured_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    args = ("eval", "runs/moons", "--split", "test", *QUICK, "--against", "200")
+    assert run(*args) == 0
+    said = capsys.readouterr().out
+    assert "spectrum was left out: these are not pictures." in said
+    assert "moons test, 200" in said and "memorised" in said
+
+
+def test_the_real_side_travels(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("eval", "runs/photos", "--split", "val", *QUICK, "--measures", "fd,kid", "--save-reference", "ref") == 0
+    assert len(load_reference(Path("ref"))) == 40
+    assert run("eval", "runs/photos", *QUICK, "--measures", "fd,kid", "--reference", "ref", "--out", "again") == 0
+    first, second = read_records(Path("runs/photos/evaluation")), read_records(Path("again"))
+    assert [r.value for r in first] == [r.value for r in second]
+    assert [r.measure for r in first] == [r.measure for r in second]
+    assert [r.floor for r in first] == [r.floor for r in second]
+    assert "copies" not in capsys.readouterr().out.lower()
+
+
+def test_pictures_that_no_model_drew() -> None:
+    np.save("drawn.npy", blots(40, 2))
+    assert run("eval", "drawn.npy", "--data", "photos.npy", "--split", "train", *QUICK, "--measures", "fd") == 0
+    (record,) = read_records(Path("drawn-evaluation"))
+    assert record.measure.data == "photos" and record.sampling["data"] == "drawn" and record.model == {}
+
+
+def test_bits_are_records_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("eval", "runs/moons", "--split", "test", *QUICK, "--measures", "fd", "--bits", "8") == 0
+    bits = {r.measure.name: r for r in read_records(Path("runs/moons/evaluation")) if r.unit == "nats/dim"}
+    assert set(bits) == {"bits-bound", "bits-flow"}
+    bound = bits["bits-bound"]
+    assert bound.measure.n == 8 and bound.measure.settings["steps"] == 100 and bound.low < bound.value < bound.high
+    assert bound.measure.settings["labels"] == "own" and bits["bits-flow"].measure.settings["trace"] == {
+        "kind": "exact"
+    }
+    assert f"{bound.value:.4g} nats/dim" in capsys.readouterr().out
+
+
+def test_a_sweep_and_its_best_point(capsys: pytest.CaptureFixture[str]) -> None:
+    before = weights_hash("runs/photos")
+    args = ("eval", "runs/photos", "--split", "val", "-n", "24", "--features", "raw", "--sweep", "steps=1,2")
+    assert run(*args, "--sweep", "sampler=euler,heun", "--adopt", "best") == 0
+    said = capsys.readouterr().out
+    records = read_records(Path("runs/photos/evaluation"))
+    assert len(records) == 4 and {r.sampling["steps"] for r in records} == {1, 2}
+    best = min(records, key=lambda r: (r.value, r.sampling["calls"]))
+    own = read_config(Path("runs/photos/model")).sampling
+    assert (own.steps, own.method.kind) == (best.sampling["steps"], best.sampling["sampler"]["kind"])
+    assert weights_hash("runs/photos") == before
+    assert "is now sampled with" in said and Path("runs/photos/evaluation/sweep.png").is_file()
+    assert not Path("runs/photos/evaluation/swept").exists()
+    points = Path("runs/photos/evaluation/sweep.json").read_text()
+    assert run(*args, "--sweep", "sampler=euler,heun", "--adopt", "3") == 0
+    assert Path("runs/photos/evaluation/sweep.json").read_text() == points
+    third = read_records(Path("runs/photos/evaluation"))[2].sampling
+    own = read_config(Path("runs/photos/model")).sampling
+    assert (own.steps, own.method.kind) == (third["steps"], third["sampler"]["kind"])
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("runs/photos",), "Against which real pictures? --split test"),
+        (("runs/photos", "--split", "test"), "photos.npy is one array, without a test split. Use --split val"),
+        (("runs/photos", "--split", "val", "--measures", "fid"), "There is no measure 'fid'. Did you mean fd?"),
+        (
+            ("runs/photos", "--split", "val", "--features", "lite"),
+            "There is no feature net 'lite'. Did you mean lite0?",
+        ),
+        (("runs/photos", "--split", "val", "--features", "classifier"), "no labels to learn"),
+        (("runs/photos", "--reference", "ref", "--split", "val"), "--split and --reference ref both say what is real"),
+        (("runs/photos", "--reference", "nowhere"), "no checkpoint nowhere"),
+        (("runs/photos", "--split", "val", "--adopt", "best"), "--adopt takes a point of a sweep"),
+        (
+            ("runs/photos", "--split", "val", "--sweep", "steps=1", "--adopt", "first"),
+            "neither best nor a",
+        ),
+        (("runs/photos", "--split", "val", "--sweep", "stepz=1"), "Did you mean steps?"),
+        (("nowhere", "--split", "test", "--data", "photos.npy"), "There is no data set or folder named nowhere"),
+        (("photos.npy", "--split", "test"), "say what to compare them with: --data SOURCE"),
+        (("photos.npy", "--data", "photos.npy", "--split", "val"), "What a run held out only a run can say"),
+        (("photos.npy", "--data", "photos.npy", "--split", "train", "--bits", "3"), "holds no model"),
+        (("runs/photos", "--split", "val", "-n", "3", "--features", "raw"), "3 pictures are too few"),
+        (("runs/photos", "--split", "val", "--features", "raw", "--guidance", "2"), "needs a model with classes"),
+    ],
+)
+def test_mistakes(args: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("eval", *args) == 2
+    assert says in capsys.readouterr().err
+    assert not Path("runs/photos/evaluation/records.jsonl").exists()
+
+
+def test_all_mistakes_are_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("eval", "runs/photos", "--measures", "fid", "--adopt", "1", "--precision", "fp8") == 2
+    said = capsys.readouterr().err
+    assert all(part in said for part in ("Against which", "'fid'", "--adopt takes", "--precision"))
+
+
+def test_runs_are_compared_where_they_measured_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    import shutil
+
+    shutil.copytree("runs/photos", "runs/other")
+    quick = (*QUICK, "--measures", "fd")
+    assert run("eval", "runs/photos", "--split", "val", *quick) == 0
+    assert run("eval", "runs/other", "--split", "val", *quick, "--steps", "2", "--seed", "5") == 0
+    capsys.readouterr()
+    assert run("records", "runs/photos", "runs/other") == 0
+    said = capsys.readouterr().out
+    one, two = (read_records(Path(f"runs/{name}/evaluation"))[-1] for name in ("photos", "other"))
+    assert re.search(rf"^runs/photos +FD-raw +{one.value:.4g} ", said, re.MULTILINE)
+    assert re.search(rf"^runs/other +FD-raw +{two.value:.4g} .*2 steps", said, re.MULTILINE)
+    assert run("eval", "runs/other", "--split", "train", *quick) == 0
+    capsys.readouterr()
+    assert run("records", "runs/photos", "runs/other") == 2
+    said = capsys.readouterr().err
+    assert "They differ in split: 'val' and 'train'; data_hash:" in said and "runs/photos and runs/other" in said
+    assert run("records", "runs/other", "--all") == 0
+    assert capsys.readouterr().out.count("FD-raw ") == 2
+    assert run("records", "runs/other", "--measure", "kid") == 2
+    assert "There is no kid measured in runs/other/evaluation" in capsys.readouterr().err
+
+
+def test_stages_are_told_in_lines_with_the_time_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    with terminal.stages() as told:
+        told("Drawing", 0.5)  # found there: not this one's speed
+        for seconds, fraction in ((4.0, 0.55), (6.0, 0.6), (4.0, 0.65), (6.0, 1.0)):
+            now[0] += seconds
+            told("Drawing", fraction)
+    assert capsys.readouterr().out == "Drawing: 60%, 40 s left\n"
+
+
+def test_bars_are_as_high_as_their_values() -> None:
+    image = np.asarray(bars({"a": [0.1, 0.4], "b": [0.2, 0.0]}, ["x", "y"], title="t", ylabel="share"))
+    below = image[90:]  # without the legend
+
+    def height(colour: tuple[int, int, int], half: slice) -> int:
+        return int((np.abs(below[:, half].astype(int) - colour).sum(2) < 30).any(1).sum())
+
+    left, right = slice(70, 480), slice(480, 880)
+    a, b = (np.array(c) for c in COLOURS[:2])
+    assert height(a, right) == pytest.approx(4 * height(a, left), abs=4)
+    assert height(b, left) == pytest.approx(2 * height(a, left), abs=3)
+    assert height(b, right) <= 1
+    with pytest.raises(ValueError, match="a has 1 values for 2 places"):
+        bars({"a": [1.0]}, ["x", "y"], title="", ylabel="")
+
+
+def test_records_are_one_json_object_a_line() -> None:
+    assert run("eval", "runs/photos", "--split", "val", *QUICK, "--measures", "spectrum") == 0
+    (line,) = Path("runs/photos/evaluation/records.jsonl").read_text().splitlines()
+    table = json.loads(line)
+    assert table["unit"] == "dB" and table["measure"]["features"] == "" and table["made"]["date"].endswith("+00:00")
