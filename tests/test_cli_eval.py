@@ -62,7 +62,7 @@ def test_pictures_are_measured_and_every_number_is_kept(capsys: pytest.CaptureFi
     assert re.search(rf"^FD-raw +{fd.value:.4g} ", said, re.MULTILINE)
     assert f"{fd.floor:.4g} (two halves of 20)" in said
     assert "photos val, 40" in said and "heun, 1 steps, 1 calls, guidance 1, seed 0" in said
-    assert f"about {fd.bias:.4g} would be there for two sets of these sizes" in said
+    assert f"about {fd.bias:.4g} is expected, of the floor's halves {2 * fd.bias:.4g}" in said
     assert "classes was left out: photos has no labels" in said
     assert "shown, not counted" in said
     assert fd.model["weights_sha256"] == weights_hash("runs/photos") and fd.sampling["steps"] == 1

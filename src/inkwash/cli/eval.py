@@ -139,7 +139,8 @@ def eval(
     from inkwash.pipeline import load
     from inkwash.ranks import ranks
 
-    with ranks() as here, stages() as told:
+    with ranks() as here, stages() as shown:
+        told = shown if here.first else (lambda what, fraction: None)
         where = here.device(device)
         pipe: Pipeline | None = None
         if is_model(run):
@@ -283,12 +284,13 @@ def _told(records: Sequence[Record], found: Evaluation) -> str:
 
     head = ["measure", "value", "95 %", "floor", "n", "against", "drawn with"]
     lines = [columns([head, *map(row_of, records)])]
-    biased = next((r for r in records if r.measure.name == "fd"), None)
-    if biased is not None and biased.bias is not None:
-        lines.append(
-            f"{biased.measure.title}: of {biased.value:.4g}, about {biased.bias:.4g} would be there for two sets "
-            "of these sizes from one distribution (Gaussian features)."
-        )
+    for r in records:
+        if r.measure.name == "fd" and r.bias is not None and r.floor_n is not None:
+            of_halves = r.bias * (2 / r.floor_n) / (1 / r.measure.n + 1 / r.measure.reference)
+            lines.append(
+                f"{r.measure.title}: of two sets of these sizes from one distribution about {r.bias:.4g} is expected, of "
+                f"the floor's halves {of_halves:.4g} (for Gaussian features): fewer pictures, higher numbers."
+            )
     return "\n".join([*lines, *(f"  {line}" for line in provenance(records))])
 
 
