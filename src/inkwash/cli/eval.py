@@ -288,8 +288,8 @@ def _told(records: Sequence[Record], found: Evaluation) -> str:
         if r.measure.name == "fd" and r.bias is not None and r.floor_n is not None:
             of_halves = r.bias * (2 / r.floor_n) / (1 / r.measure.n + 1 / r.measure.reference)
             lines.append(
-                f"{r.measure.title}: of two sets of these sizes from one distribution about {r.bias:.4g} is expected, of "
-                f"the floor's halves {of_halves:.4g} (for Gaussian features): fewer pictures, higher numbers."
+                f"{r.measure.title}: of two sets of these sizes from one distribution about {r.bias:.4g} is expected, "
+                f"of the floor's halves {of_halves:.4g} (for Gaussian features): fewer pictures, higher numbers."
             )
     return "\n".join([*lines, *(f"  {line}" for line in provenance(records))])
 
