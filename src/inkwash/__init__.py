@@ -96,7 +96,7 @@ if TYPE_CHECKING:
     from inkwash.sampling import Sampling
     from inkwash.targets import X0, Edm, Eps, Flow, V
     from inkwash.times import Importance, LogitNormal, LogNormalNoise, Uniform
-    from inkwash.training import Progress, TrainingError, train
+    from inkwash.training import Progress, Rebuilt, TrainingError, rebuild, train
     from inkwash.types import Batch, Coeffs, Condition, Denoised, Query
 
 _WHERE = {
@@ -149,7 +149,7 @@ _WHERE = {
     "samplers": ["Adams", "Ancestral", "Ddim", "Deis", "DpmSolver", "Euler", "Heun", "Ipndm", "RungeKutta", "UniPC"],
     "targets": ["X0", "Edm", "Eps", "Flow", "V"],
     "times": ["Importance", "LogNormalNoise", "LogitNormal", "Uniform"],
-    "training": ["Progress", "TrainingError", "train"],
+    "training": ["Progress", "Rebuilt", "TrainingError", "rebuild", "train"],
     "types": ["Batch", "Coeffs", "Condition", "Denoised", "Query"],
 }
 _MODULE = {name: module for module, names in _WHERE.items() for name in names}

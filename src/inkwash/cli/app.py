@@ -17,6 +17,7 @@ from inkwash.cli import (
     demo,
     doctor,
     edit,
+    ema,
     info,
     interpolate,
     likelihood,
@@ -63,6 +64,7 @@ app.command("likelihood", cls=Command)(likelihood.likelihood)
 app.command("eval", cls=Patient)(evaluation.eval)
 app.command("records", cls=Command)(records.records)
 app.command("report", cls=Command)(report.report)
+app.command("ema", cls=Patient)(ema.ema)
 app.command("info", cls=Command)(info.info)
 app.command("noise", cls=Command)(noise.noise)
 app.add_typer(data.app, name="data")

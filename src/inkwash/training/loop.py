@@ -188,7 +188,8 @@ class _Loop:
             optim.step()
             optim.zero_grad()
         state.step += 1
-        state.ema.update(state.net, state.step, ok)
+        for average in state.averages.values():
+            average.update(state.net, state.step, ok)
         state.skipped += ~ok
         state.streak = torch.where(ok, torch.zeros_like(state.streak), state.streak + 1)
         return loss, norm

@@ -37,9 +37,9 @@ class Rebuilt:
     weights: dict[str, Tensor]
     fit: Fit
 
-    def save(self, folder: str | File) -> File:
-        """Write it as a model's folder, which `inkwash.load` takes."""
-        return save_model(self.config, self.weights, folder)
+    def save(self, folder: str | File, measured: str = "") -> File:
+        """Write it as a model's folder, which `inkwash.load` takes. measured: more of its card, in Markdown."""
+        return save_model(self.config, self.weights, folder, measured)
 
     def pipeline(
         self, *, device: str = "auto", precision: Literal["fp32", "bf16"] = "fp32", chunk: int | None = None
@@ -120,7 +120,7 @@ def kept(run: str | File, step: int | None = None) -> Kept:
         try:
             step = int(checkpoint.newest_good(folder / "checkpoints")[0].name.removeprefix("step-"))
         except checkpoint.CheckpointError:
-            step = max(taken)
+            step, points = max(taken), {}
     if step not in taken and step not in points:
         near = sorted({*taken, *points}, key=lambda n: abs(n - step))[:2]
         raise ValueError(

@@ -138,7 +138,8 @@ class State:
             self.memory = dict(kept)  # else it begins anew
         self.step, self.seconds, self.best = counters["step"], counters["seconds"], counters["best"]
         if lowest := counters.get("lowest"):
-            self.lowest = Lowest(**lowest, **{n: saved.tensors["lowest"][n].numpy().copy() for n in _LOSSES})
+            held_out, seen = (saved.tensors["lowest"][n].numpy().copy() for n in _LOSSES)
+            self.lowest = Lowest(lowest["key"], lowest["step"], held_out, seen, lowest["risen"])
         self.accumulate = max(self.accumulate, counters["accumulate"])
         self.skipped.fill_(counters["skipped"])
         self.streak.fill_(counters["streak"])
