@@ -76,7 +76,7 @@ def test_the_distance_expected_of_one_distribution() -> None:
 
 
 def test_accuracy_counts_those_with_a_class_asked_for() -> None:
-    assert class_accuracy([0, 1, 2, 2, 1], [0, 1, 1, -1, 0]) == Share(2, 4)
+    assert class_accuracy([0, 1, 2, 2, 1, 1], [0, 1, 1, -1, 0, 0]) == Share(2, 5)
 
 
 def test_what_cannot_be_counted() -> None:

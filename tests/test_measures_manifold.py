@@ -51,7 +51,7 @@ def test_a_point_on_the_sphere_is_inside() -> None:
     assert precision_recall(line(0, 1, 10, 11), line(2, 30, 50, 60), 1)[0] == 1 / 4
     assert precision_recall(line(2, 30, 50, 60), line(0, 1, 10, 11), 1)[1] == 1 / 4
     assert density_coverage(line(0, 1, 10, 11), line(2, 30, 50, 60), 1) == (1 / 4, 1 / 4)
-    assert precision_recall(line(0, 1, 10, 11), line(2 + 1e-6, -1 - 1e-6, 50, 60), 1)[0] == 0
+    assert precision_recall(line(0, 1, 10, 11), line(2 + 1e-10, -1 - 1e-10, 50, 60), 1)[0] == 0
 
 
 def test_a_dropped_mode_costs_recall_and_coverage_alone() -> None:
@@ -160,6 +160,7 @@ def test_memorised_by_hand() -> None:
     real = np.arange(199, 0, -1)
     assert memorised([0, 1, 1.99, 2, 3, 50], real) == Share(3, 6)
     assert memorised([9.9, 10, 10.1], real, 0.05) == Share(1, 3)
+    assert memorised([0, 1], np.arange(1, 100)) == Share(1, 2)
     assert memorised([28, 29], np.arange(1, 100), 0.29) == Share(1, 2)  # 0.29·100 is just below 29 in floats
 
 
