@@ -109,8 +109,8 @@ class Pipeline:
         label: a class name or index for all, one for each sample, or None for every class in turn; steps: a number, or
         a decreasing list of times within [0, 1]; sampler: an instance or its name ("heun", "dpm++(order=3)"); eta: of
         DDIM, which it implies; guidance: 1 is off; grid: which times are visited ("karras"); path: another path than
-        the model's to sample along ("ve"); first: the number of the first of them, so that 64 from 1000 on are the last 64
-        of 1064; batch_size: how many are in flight at once (memory only: it changes no bit); edit: start from a
+        the model's to sample along ("ve"); first: the number of the first of them: 64 from 1000 on are the last 64 of
+        1064; batch_size: how many are in flight at once (memory only: it changes no bit); edit: start from a
         picture, or keep to one (`inkwash.edit`); watch is told the fraction done after every call; trace sees each
         query and answer of the first batch.
 
@@ -126,8 +126,8 @@ class Pipeline:
         times = edit.times(own.times(self.model.path, edit.time))
         falls = float(-times[:, 0].diff().clamp(max=0).sum())  # a grid may go up as well
         check(self.model.path, self.model.target, own.asked(self.model.path, times[:-1]))
-        # Batches start at multiples of the chunk, so that a picture also keeps its place in its chunk: what comes before
-        # the first is drawn with it and dropped.
+        # Batches start at multiples of the chunk, so that a picture also keeps its place in its chunk: what comes
+        # before the first is drawn with it and dropped.
         block = -(-batch_size // self.chunk) * self.chunk
         starts = range(first - first % self.chunk, first + n, block)
         pieces = []
