@@ -138,11 +138,12 @@ def _mistake(error: Exception) -> str | None:
         return None
     from inkwash.checkpoint import CheckpointError
     from inkwash.device import out_of_memory
+    from inkwash.ranks import RankLostError
     from inkwash.training import TrainingError
 
     if out_of_memory(error):
         return f"Out of memory: {str(error).rstrip('. ')}. A smaller --batch-size helps."
-    return str(error) if isinstance(error, (CheckpointError, TrainingError)) else None
+    return str(error) if isinstance(error, (CheckpointError, RankLostError, TrainingError)) else None
 
 
 def _origin(error: Exception) -> str:

@@ -107,6 +107,8 @@ def eval(
         ]
     if adopt is not None and adopt != "best" and not adopt.isdecimal():
         mistakes.append(f"--adopt {adopt} is neither best nor a point's number in the sweep's table.")
+    if keep_reference is not None and sweep:
+        mistakes.append("--save-reference goes with an evaluation, whose floors travel too, not with a --sweep.")
     if adopt is not None and not sweep:
         mistakes.append("--adopt takes a point of a sweep: give the same --sweep again; what was measured is kept.")
 
@@ -160,9 +162,6 @@ def eval(
         folder = out or (evaluation_folder(run) if pipe is not None else Path(f"{run.stem}-evaluation"))
         about = {} if pipe is None else about_model(run, pipe)
         how: dict[str, Any] = {"sampler": sampler, "steps": steps, "grid": grid, "path": path, "guidance": guidance}
-        if keep_reference is not None and here.first:
-            save_reference(side.reference, keep_reference)
-            say(f"The real side is in {keep_reference}: others measure against it with --reference.")
         shown = names if here.first else ()  # the other ranks only draw
         same: dict[str, Any] = {
             "measures": shown,
@@ -198,10 +197,14 @@ def eval(
             records += _bits(pipe, side, part, bits, seed, about, told)
         append(folder, records)
         written = save_plots(found, folder)
+        if keep_reference is not None:  # now, so that the floors travel too
+            save_reference(side.reference, keep_reference)
         notes = [*side.notes, *found.notes, write_card(run, trust=trust) if pipe is not None and out is None else ""]
     say(_told(records, found))
     for note in filter(None, notes):
         say(note)
+    if keep_reference is not None:
+        say(f"The real side is in {keep_reference}: others measure against it with --reference {keep_reference}.")
     say(f"Records in {folder / 'records.jsonl'}{''.join(f', {file.name}' for file in written)}")
 
 
