@@ -18,6 +18,8 @@ import torch
 import inkwash
 from inkwash import checkpoint
 from inkwash.data import load
+from inkwash.evaluation.record import Measure, Record
+from inkwash.evaluation.record import read as read_records
 from inkwash.kinds import from_table
 from inkwash.objectives import AnyObjective, Bound, EdmWeight, Hybrid, MinSnr, OptimalTransport, Regression
 from inkwash.pictures import read_settings
@@ -539,3 +541,94 @@ def test_optimal_transport_trains_and_without_scipy_says_so_first(
     with pytest.raises(ValueError, match=r'needs scipy: pip install "inkwash\[ot\]"'):
         finish(r, tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+# ------------------------------------------------------------------------------------ small evaluations on a schedule
+
+SCHEDULED: dict[str, Any] = {
+    "data": {"val_fraction": 0.4},
+    "evaluation": {"every": 4, "measure": "fd", "measure_every": 4, "measure_n": 30, "features": "raw"},
+    "objective": {"kind": "regression"},
+    "train": {"steps": 12, "checkpoint_every": 100, "keep": 1},
+}
+
+
+def scheduled(**tables: dict[str, Any]) -> Recipe:
+    both = {k: {**SCHEDULED.get(k, {}), **tables.get(k, {})} for k in {**SCHEDULED, **tables}}
+    merged = {k: {**PLANE.get(k, {}), **both.get(k, {})} for k in {**PLANE, **both}}
+    return read_recipe(merged | {"objective": both["objective"]})
+
+
+def fd(run: Path) -> dict[int, float]:
+    return {int(m["step"]): m["fd"] for m in read_metrics(run / "metrics.jsonl") if "fd" in m}
+
+
+def test_pictures_drawn_on_a_schedule_are_measured_recorded_and_told(tmp_path: Path) -> None:
+    progress = finish(scheduled(), tmp_path / "whole")
+    notes = [n for p in progress for n in p.notes]
+    assert any(n.startswith("Every 4 steps 30 pictures are drawn and compared with") for n in notes)
+    records = read_records(tmp_path / "whole/evaluation")
+    assert [r.model["trained"]["steps"] for r in records] == [4, 8, 12]
+    assert fd(tmp_path / "whole") == {4 * (i + 1): pytest.approx(r.value) for i, r in enumerate(records)}
+    said = [f"step {4 * (i + 1)}: FD-raw {r.value:.4g}" for i, r in enumerate(records)]
+    assert [n for n in notes if "FD-raw" in n] == said
+    first = records[0]
+    assert (first.measure.split, first.measure.n, first.measure.features) == ("val", 30, "raw")
+    assert first.measure.reference < 30  # what was held out
+    assert first.model["ema"] == 0.1
+    assert first.sampling["steps"] == 2
+    best = min(fd(tmp_path / "whole").items(), key=lambda item: item[1])[0]
+    assert {p.name for p in (tmp_path / "whole/checkpoints").iterdir()} == {f"step-{best}", "step-12"}
+    asked = iter([False] * 5 + [True])
+    finish(scheduled(), tmp_path / "parts", stop=lambda: next(asked))
+    finish(scheduled(), resume=tmp_path / "parts")
+    assert fd(tmp_path / "parts") == fd(tmp_path / "whole")
+    again = read_records(tmp_path / "parts/evaluation")
+    assert [(r.measure, r.value) for r in again] == [(r.measure, r.value) for r in records]
+    told = finish(scheduled(train={"steps": 4}, evaluation={"measure": "kid", "measure_n": 31}), tmp_path / "kid")[-1]
+    assert set(told.figures) >= {"kid", "validation_train"}
+    assert "fd" not in told.figures
+
+
+def test_the_best_is_by_the_measure_that_was_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measured 3, 1, 2: step 8 is kept, whatever the validation loss says; where it cannot be measured, none is."""
+    values: list[float | Exception] = [3.0, 1.0, 2.0]
+
+    def compare(pipe: Any, steps: Any, model: Any) -> Record:
+        value = values.pop(0)
+        if isinstance(value, Exception):
+            raise value
+        assert not any(p.requires_grad for p in pipe.model.net.parameters())  # the average
+        return Record(Measure("fd", "points", "val", "hash", 30, 24, "raw"), value, model=dict(model))
+
+    monkeypatch.setattr("inkwash.training.scheduled.against", lambda setup, data, rows: compare)
+    finish(scheduled(), tmp_path / "run")
+    assert {p.name for p in (tmp_path / "run/checkpoints").iterdir()} == {"step-8", "step-12"}
+    values[:] = [OSError(28, "No space left on device"), 5.0]
+    longer = finish(scheduled(train={"steps": 20}), resume=tmp_path / "run")
+    assert any("fd of step 16 was not measured" in n and "goes on" in n for p in longer for n in p.notes)
+    assert {p.name for p in (tmp_path / "run/checkpoints").iterdir()} == {"step-8", "step-20"}
+    values[:] = [ValueError("a mistake")]
+    with pytest.raises(ValueError, match="a mistake"):
+        finish(scheduled(train={"steps": 24}), resume=tmp_path / "run")
+
+
+def test_what_a_schedule_needs_is_said_before_training(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"none are held out\. Use data\.val_fraction = 0\.05, or evaluation\.split"):
+        scheduled(data={"val_fraction": 0.0})
+    assert scheduled(data={"val_fraction": 0.0}, evaluation={"split": "test"}).evaluation.split == "test"
+    with pytest.raises(ValueError, match=r'features = "classifier" needs labelled pictures'):
+        finish(scheduled(evaluation={"features": "classifier"}), tmp_path / "run")
+    with pytest.raises(ValueError, match=r"compares 15 drawn pictures .*: at least 16 of each"):
+        finish(scheduled(evaluation={"measure_n": 15}), tmp_path / "run")
+    with pytest.raises(ValueError, match=r"compares 30 drawn pictures .* with \d real ones"):
+        finish(scheduled(data={"val_fraction": 0.05}), tmp_path / "run")
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
+
+
+def test_a_run_may_be_validated_on_the_datas_own_test_split(tmp_path: Path) -> None:
+    progress = finish(
+        scheduled(data={"val_fraction": 0.0}, evaluation={"split": "test", "measure_n": 16}), tmp_path / "run"
+    )
+    assert [p.step for p in progress if p.validation is not None] == [4, 8, 12]
+    assert {r.measure.split for r in read_records(tmp_path / "run/evaluation")} == {"test"}

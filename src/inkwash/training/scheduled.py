@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from inkwash.data import Dataset
-from inkwash.evaluation.evaluate import evaluate
+from inkwash.evaluation.evaluate import LEAST, evaluate
 from inkwash.evaluation.record import Record, append
 from inkwash.evaluation.reference import reference
 from inkwash.features import Classifier, classifier_file, extractor
@@ -41,12 +41,17 @@ class Scheduled:
     def of(cls, setup: Setup, folder: File, held_out: tuple[Dataset, np.ndarray]) -> Scheduled | None:
         """What the recipe's evaluation table asks for; None where it asks for nothing.
 
-        Raises ValueError for a feature net that cannot be had, before training.
+        Raises ValueError before training for a feature net that cannot be had, and for too few pictures.
         """
         wanted = setup.recipe.evaluation
         if wanted.measure is None:
             return None
         real = min(len(held_out[1]), wanted.measure_n)
+        if min(real, wanted.measure_n) < LEAST:
+            raise ValueError(
+                f"evaluation.measure compares {wanted.measure_n} drawn pictures (evaluation.measure_n) with {real} "
+                f"real ones: at least {LEAST} of each are needed, better thousands. Hold more out, or draw more."
+            )
         cost = (
             f"Every {wanted.measure_every:,} steps {wanted.measure_n:,} pictures are drawn and compared with {real:,} "
             f"real ones ({wanted.measure}, {in_text(wanted.features)}): training waits meanwhile."
