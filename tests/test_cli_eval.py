@@ -124,11 +124,11 @@ def test_bits_are_records_too(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_sweep_and_its_best_point(capsys: pytest.CaptureFixture[str]) -> None:
     before = weights_hash("runs/photos")
-    args = ("eval", "runs/photos", "--split", "val", "-n", "24", "--features", "raw", "--sweep", "steps=1,2")
+    args = ("eval", "runs/photos", "--split", "val", "-n", "24", "--features", "raw", "--sweep", "steps=2,3")
     assert run(*args, "--sweep", "sampler=euler,heun", "--adopt", "best") == 0
     said = capsys.readouterr().out
     records = read_records(Path("runs/photos/evaluation"))
-    assert len(records) == 4 and {r.sampling["steps"] for r in records} == {1, 2}
+    assert len(records) == 4 and {r.sampling["steps"] for r in records} == {2, 3}
     best = min(records, key=lambda r: (r.value, r.sampling["calls"]))
     own = read_config(Path("runs/photos/model")).sampling
     assert (own.steps, own.method.kind) == (best.sampling["steps"], best.sampling["sampler"]["kind"])
