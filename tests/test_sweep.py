@@ -24,6 +24,7 @@ from inkwash.modelfolder import load_model, save_model
 from inkwash.paths import VE
 from inkwash.pictures import Mark, front
 from inkwash.pipeline import Pipeline
+from inkwash.training import resume_recipe, train
 
 MEASURE = Measure("fd", "moons", "test", "a" * 64, 100, 200, "raw", "", "")
 
@@ -436,6 +437,22 @@ def test_adopting_in_a_run_says_that_training_takes_it_back(model: Path) -> None
     (model / "recipe.toml").write_text("")
     assert "[sampler]" in adopt(model, Sampling(steps=5)).note
     assert adopt(model / "model", Sampling(steps=5)).note
+
+
+def test_training_that_goes_on_says_that_it_takes_adopted_settings_back(tmp_path: Path) -> None:
+    points = {"source": "moons", "limit": 64}
+    told = {"train": {"steps": 1, "batch_size": 8}, "net": {"kind": "mlp", "width": 8, "depth": 1}, "data": points}
+    list(train({**told, "sampler": {"steps": 3}}, tmp_path / "run"))
+
+    def resumed(steps: int) -> str:
+        recipe, _ = resume_recipe(tmp_path / "run", {"train.steps": steps})
+        return "\n".join(note for p in train(recipe, resume=tmp_path / "run") for note in p.notes)
+
+    assert "sampling settings" not in resumed(2)
+    adopt(tmp_path / "run", Sampling(Ddim(eta=0.5), steps=12))
+    assert "adopted after training" in resumed(3)
+    assert load_model(tmp_path / "run")[0].sampling.steps == 3
+    assert "sampling settings" not in resumed(4)
 
 
 def test_what_does_not_fit_the_model_is_not_adopted(model: Path, tmp_path: Path) -> None:

@@ -101,6 +101,7 @@ class Run:
         metrics = self.folder / "metrics.jsonl"
         kept = [m for m in read_metrics(metrics) if m["step"] <= step] if resumed else []
         _replace(metrics, "".join(json.dumps(m) + "\n" for m in kept))
+        notes = self._taken_back(recipe) if resumed else []
         _replace(self.folder / "recipe.toml", write_recipe(recipe))
         later = [f for f in (self.folder / "checkpoints").glob("step-*") if int(f.name.removeprefix("step-")) > step]
         aside = self.folder / "set-aside"
@@ -110,7 +111,21 @@ class Run:
             folder.rename(aside / (f"{folder.name}-{n + 1}" if n else folder.name))
         snapshots.cut(self.folder, step)
         names = ", ".join(sorted(f.name for f in later))
-        return [f"Going on from step {step}; the later {names} went to {aside}."] if later else []
+        return notes + ([f"Going on from step {step}; the later {names} went to {aside}."] if later else [])
+
+    def _taken_back(self, recipe: Recipe) -> list[str]:
+        """What to say where the model has been given sampling settings that are not its recipe's: it loses them."""
+        try:
+            table = json.loads(checkpoint.load_text(self.folder / "model", "config.json"))["sampling"]
+        except (checkpoint.CheckpointError, OSError, ValueError, KeyError, TypeError):
+            return []  # no model yet, or none that could be sampled anyway
+        told = [read_recipe(self.folder / "recipe.toml").sampler, recipe.sampler]
+        if table in [json.loads(json.dumps(to_table(sampler))) for sampler in told]:
+            return []
+        return [
+            f"{self.folder / 'model'} has sampling settings that were adopted after training. The next checkpoint "
+            f"saves it with the recipe's again: {recipe.sampler}. Adopt them anew at the end."
+        ]
 
     @contextmanager
     def alone(self) -> Iterator[None]:
