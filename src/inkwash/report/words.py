@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from inkwash.evaluation.record import Record
+from inkwash.grids import AnyGrid
+from inkwash.kinds import from_table, in_text
+from inkwash.paths import AnyPath
+from inkwash.samplers import AnySampler
 
 _ELSEWHERE = ("what", "model", "weights", "inkwash", "torch", "data", "trained")  # of a sampling: told already
 
@@ -93,16 +97,24 @@ def row(record: Record, weights: str | None) -> Row:
 
 def sampling(told: Mapping[str, Any]) -> str:
     """heun, 10 steps, guidance 1.5; nothing where nothing was drawn."""
-    words = [plain(told["sampler"])] if told.get("sampler") else []
+    words = [component(AnySampler, told["sampler"])] if told.get("sampler") else []
     if "steps" in told:
         words.append(f"{told['steps']} steps")
     if told.get("guidance", 1) != 1:
         words.append(f"guidance {told['guidance']:g}")
-    if told.get("grid") and plain(told["grid"]) != "even":
-        words.append(f"grid {plain(told['grid'])}")
+    if told.get("grid") and (grid := component(AnyGrid, told["grid"])) != "even":
+        words.append(f"grid {grid}")
     if told.get("path"):
-        words.append(f"along {plain(told['path'])}")
+        words.append(f"along {component(AnyPath, told['path'])}")
     return ", ".join(words)
+
+
+def component(union: Any, table: Any) -> str:
+    """A component's table as one writes it on a command line; of what is not known here, all of it."""
+    try:
+        return in_text(from_table(union, table))
+    except ValueError:
+        return plain(table)
 
 
 def provenance(record: Record) -> list[tuple[str, str]]:
