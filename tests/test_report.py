@@ -414,9 +414,11 @@ def test_a_finished_run_is_not_said_to_go_on(page: Page) -> None:
 
 def test_points_in_the_plane_are_scattered(tmp_path: Path) -> None:
     points = {"shape": (2,), "net": MLP(width=8, depth=1), "codec": Standard((0.0, 0.0), (1.0, 1.0)), "classes": ()}
-    page, _ = written(saved(tmp_path / "points", **points, sampling=Sampling(Euler(), steps=2)))
-    assert [a["class"] for a in page.all("img")] == ["chart"] * (2 * 2 + 1 + 1)
-    assert "vectors of 2 numbers" in page.text("") and "on 76,800 points" in page.text("")
+    saved(tmp_path / "points" / "model", **points, sampling=Sampling(Euler(), steps=2))
+    sheet(tmp_path / "points" / "samples" / "step-0000000.png", 9)
+    page, _ = written(tmp_path / "points")
+    assert [a["class"] for a in page.all("img")] == ["chart"] * (1 + 2 * 2 + 1 + 1)
+    assert "draws points in the plane" in page.text("") and "on 76,800 points" in page.text("")
 
 
 def test_vectors_without_a_picture_say_so(tmp_path: Path) -> None:

@@ -344,6 +344,20 @@ def test_the_axis_of_values_is_logarithmic_over_more_than_a_decade() -> None:
     assert middle(1.0, 9.9) == pytest.approx((math.sqrt(9.9) - 1) / 8.9, abs=0.02)
 
 
+def test_intervals_fit_into_the_picture() -> None:
+    faint = tuple(round(c + (255 - c) * 0.45) for c in (38, 98, 168))
+
+    def extent(low: float, high: float, top: float) -> tuple[int, int]:
+        marks = {"": [Mark((1.0,), 2.0, low, high), Mark((2.0,), top)]}
+        image = front(marks, ("calls",), ylabel="", title="", size=(600, 400))
+        rows = np.nonzero(np.abs(pixels(image) - faint).max(2) < 30)[0]
+        return int(rows.min()), int(rows.max())
+
+    high, low = extent(-1.0, 4.0, 3.0)
+    assert 76 < high < 110 and 310 < low < 342  # within the panel, 76 to 342, up to its margins
+    assert extent(0.0, 3.0, 40.0)[1] in (340, 341, 342)  # logarithmic: to the bottom, and the values keep their room
+
+
 def test_the_floor_is_a_line_at_its_height() -> None:
     marks = {"": [Mark((1.0,), 1.0), Mark((2.0,), 3.0)]}
     grey = (128, 134, 142)

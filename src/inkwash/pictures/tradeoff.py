@@ -56,7 +56,10 @@ def front(
     marks = [m for series in kept.values() for m in series]
     values = [m.value for m in marks] + ([floor] if floor is not None and math.isfinite(floor) else [])
     log = bool(values) and min(values) > 0 and max(values) > 10 * min(values)
-    y_low, y_high = _range(_scaled(values, log), 0.06)
+    # Intervals too; on a logarithmic axis only as far as leaves room for the values.
+    reached = [v for m in marks for v in (m.low, m.high) if v is not None and math.isfinite(v)]
+    reached = [v for v in reached if not log or v > min(values) / 2]
+    y_low, y_high = _range(_scaled([*values, *reached], log), 0.06)
     y_ticks = _log_ticks(y_low, y_high) if log else _labelled(ticks(y_low, y_high, 6))
 
     rows = _legend_rows(list(kept), size[0] - 40) if len(kept) > 1 else []

@@ -129,14 +129,14 @@ def overfitting(metrics: Sequence[Mapping[str, Any]]) -> str:
     return f"{said}, while the same loss on training pictures went from {seen[0]:.4g} to {seen[1]:.4g}."
 
 
-def sheets(files: Sequence[tuple[int, File]], problems: list[str]) -> list[Shown]:
+def sheets(files: Sequence[tuple[int, File]], kind: Kind, problems: list[str]) -> list[Shown]:
     """At most `SHEETS` of the sample sheets, the newest first and largest; what cannot be opened is noted."""
     keep = sorted({round(i) for i in np.linspace(0, len(files) - 1, min(len(files), SHEETS))}, reverse=True)
     found: list[Shown] = []
     for step, file in (files[i] for i in keep):
         image = opened(file, _SMALL if found else _WIDE, problems)
         if image is not None:
-            found.append(Shown(image, f"step {step:,}"))
+            found.append(Shown(image, f"step {step:,}", kind))
     return found
 
 

@@ -83,7 +83,8 @@ def _drawn(
 
 
 def _page(found: Material, drawn: Drawn | None, undrawn: str) -> str:
-    overtime = sheets(found.sheets, found.problems)
+    points = found.config is not None and len(found.config.shape) == 1
+    overtime = sheets(found.sheets, "chart" if points else "picture", found.problems)
     plots = []
     for plot in found.plots:
         image = opened(plot, _WIDE, found.problems)
@@ -147,7 +148,9 @@ def _sentence(found: Material) -> str:
     size = parameters(config)
     pictures = len(config.shape) == 3
     shape = " × ".join(map(str, config.shape))
-    what = f"pictures of {shape} (channels × height × width)" if pictures else f"vectors of {shape} numbers"
+    what = f"pictures of {shape} (channels × height × width)" if pictures else "points in the plane"
+    if not pictures and config.shape != (2,):
+        what = f"vectors of {shape} numbers"
     classes = f" in {len(config.classes):,} classes" if config.classes else ""
     trained = config.trained
     words = f"{type(config.net).__name__} of {size:,} parameters that draws {what}{classes}"
