@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         slerp,
     )
     from inkwash.evaluation import BoundSettings, FlowSettings, Measurement, held_out, measure
+    from inkwash.features import Classifier, DinoV2, Extractor, Inception, Lite0, Raw, extractor
     from inkwash.grids import Even, Karras, Leading, Linspace, Listed, LogSnr, Quadratic, Trailing, grid
     from inkwash.guidance import Along, Chunked, Clipped, Guided
     from inkwash.likelihood import (
@@ -103,6 +104,7 @@ _WHERE = {
     "checkpoint": ["CheckpointError"],
     "data": ["DataSpec", "Dataset"],
     "evaluation": ["BoundSettings", "FlowSettings", "Measurement", "held_out", "measure"],
+    "features": ["Classifier", "DinoV2", "Extractor", "Inception", "Lite0", "Raw", "extractor"],
     "grids": ["Even", "Karras", "Leading", "Linspace", "Listed", "LogSnr", "Quadratic", "Trailing", "grid"],
     "edit": [
         "Blur",

@@ -175,3 +175,4 @@ def write_classifier(file: Path, about: About, net: ClassifierNet) -> None:
     """The net in float32 and what is to be said of it, in one safetensors file."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
     save_file(state, file, metadata={"inkwash": json.dumps(asdict(about), ensure_ascii=False)})
+    file.chmod(0o644)  # safetensors' is private; a cache may be shared
