@@ -118,6 +118,10 @@ def test_snapshots_are_thinned_after_the_new_one_is_safe_and_large_numbers_stay_
     assert large["w"].tolist() == pytest.approx([70_000.0, 1 / 3], rel=1e-7)
     assert small["w"].tolist() == pytest.approx([2.0, 1 / 3], rel=1e-3)
     about = snapshots.about(tmp_path / "snapshots/step-64")
+    snapshots.cut(tmp_path, 64)  # a run goes on from 64: its own snapshot stays
+    assert list(snapshots.steps(tmp_path / "snapshots")) == [32, 64]
+    snapshots.cut(tmp_path, 63)
+    assert list(snapshots.steps(tmp_path / "snapshots")) == [32]
     assert about == {"step": 64, "lengths": lengths, "trained": {"steps": 64.0}, "float32": ["ema-0.05: w"]}
 
 

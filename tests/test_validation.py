@@ -364,6 +364,9 @@ def test_a_picture_net_is_validated_with_its_labels(tmp_path: File) -> None:
         for p in setup.model.net.parameters():
             p.add_(0.02 * torch.sin(torch.arange(p.numel()).reshape(p.shape) + 1.0))
     one, other = (Validation(setup, (d, rows), (d, rows))(setup.model.net) for d in (data, unlabelled))
+    setup.model.autocast = torch.bfloat16  # of training, not of this
+    again = Validation(setup, (data, rows), (data, rows))(setup.model.net)
+    assert np.array_equal(again.held_out, one.held_out)
     assert found.held_out.shape == (6, 4)
     assert not np.allclose(one.held_out, other.held_out)
 
