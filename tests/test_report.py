@@ -330,6 +330,13 @@ def test_the_strip_asks_at_falling_times_only(tmp_path: Path) -> None:
     times = [m.t for m in draw(pipe).strip]
     assert len(times) == 9 and times[0] == 1.0 and times[-1] == 0.0
     assert all(a > b for a, b in pairwise(times))
+    pipe = load(saved(tmp_path / "m", sampling=Sampling(Heun(), steps=3)), device="cpu", chunk=16)
+    assert [round(m.t, 3) for m in draw(pipe).strip] == [
+        1.0,
+        0.667,
+        0.333,
+        0.0,
+    ]  # Heun asks twice at each but the first
 
 
 def test_long_samplers_are_cut_and_it_is_said(tmp_path: Path) -> None:
