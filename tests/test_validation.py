@@ -357,6 +357,7 @@ def test_a_picture_net_is_validated_with_its_labels(tmp_path: File) -> None:
     r = read_recipe(tables)
     data = load(r.data)
     setup = set_up(r, data)
+    setup.model.autocast = None
     rows = np.arange(6)
     found = Validation(setup, (data, rows), (data, rows))(setup.model.net)
     unlabelled = replace(data, labels=np.full(len(data), -1))
