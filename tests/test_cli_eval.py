@@ -93,9 +93,10 @@ def test_points_are_measured_as_they_are(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_the_real_side_travels(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("eval", "runs/photos", "--split", "val", *QUICK, "--measures", "fd,spectrum", "--save-reference", "ref") == 0
+    two = ("--measures", "fd,spectrum")
+    assert run("eval", "runs/photos", "--split", "val", *QUICK, *two, "--save-reference", "ref") == 0
     assert len(load_reference(Path("ref"))) == 40
-    assert run("eval", "runs/photos", *QUICK, "--measures", "fd,spectrum", "--reference", "ref", "--out", "again") == 0
+    assert run("eval", "runs/photos", *QUICK, *two, "--reference", "ref", "--out", "again") == 0
     first, second = read_records(Path("runs/photos/evaluation")), read_records(Path("again"))
     assert [r.value for r in first] == [r.value for r in second]
     assert [r.measure for r in first] == [r.measure for r in second]

@@ -162,9 +162,9 @@ def eval(
         folder = out or (evaluation_folder(run) if pipe is not None else Path(f"{run.stem}-evaluation"))
         about = {} if pipe is None else about_model(run, pipe)
         how: dict[str, Any] = {"sampler": sampler, "steps": steps, "grid": grid, "path": path, "guidance": guidance}
-        shown = names if here.first else ()  # the other ranks only draw
+        asked = names if here.first else ()  # the other ranks only draw
         same: dict[str, Any] = {
-            "measures": shown,
+            "measures": asked,
             "judge": side.judge,
             "train": side.train,
             "model": about,

@@ -17,6 +17,7 @@ from inkwash.checkpoint.atomic import held, write
 from inkwash.evaluation.card import evaluation_folder, measured_lines
 from inkwash.evaluation.likelihood import weights_hash
 from inkwash.evaluation.record import Record, newest, read
+from inkwash.features import Extractor
 from inkwash.grids import AnyGrid, Listed
 from inkwash.kinds import from_table, from_text, in_text, split_texts, to_table
 from inkwash.modelfolder import find_model, read_config, save_model
@@ -46,14 +47,6 @@ class Reference(Protocol):
     def key(self) -> str: ...  # noqa: D102
 
     def __len__(self) -> int: ...
-
-
-class Net(Protocol):
-    """The feature net: an `Extractor`."""
-
-    name: str
-    weights: str
-    resize: str
 
 
 class Evaluate(Protocol):
@@ -146,7 +139,7 @@ def combinations(pipe: Pipeline, varied: Mapping[str, Sequence[str]]) -> tuple[l
 def sweep(
     pipe: Pipeline,
     reference: Reference,
-    net: Net,
+    net: Extractor,
     varied: Mapping[str, Sequence[str]],
     n: int,
     *,
