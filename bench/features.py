@@ -5,6 +5,11 @@
 
 lite0 is timed against its library's own modules, in turn, so that both see the same machine; the best of the rounds is
 printed (others who use the machine can only slow a round down).
+
+Measured on 2 cores of an AMD EPYC, torch 2.13.0, two threads, while others used the machine: lite0 113 pictures/s, its
+library's modules 18 (64 at a time), 29 (channels last), 63 (channels last, 8 at a time), the classifier 4,039. On the
+idle machine lite0's net alone runs at 150. In bfloat16 it runs at 255, but its features differ by 8 %, and Fréchet
+distances between halves of Fashion-MNIST (400 pictures each) by 0.5 to 0.9: so it is not offered.
 """
 
 from __future__ import annotations

@@ -134,6 +134,8 @@ def test_the_hash_of_weights_sees_everything_that_counts() -> None:
     # neither order nor layout counts
     assert weights_hash({"a": state["a"], "b": state["b"]}) == known
     assert weights_hash(state | {"b": state["b"].t().contiguous().t()}) == known
+    every_second = torch.arange(8.0)[::2]
+    assert weights_hash({"a": every_second}) == weights_hash({"a": every_second.clone()})
     bumped = state["b"].clone()
     bumped[1, 2] = torch.nextafter(bumped[1, 2], torch.tensor(9.0))
     others = [
@@ -174,6 +176,8 @@ def test_a_users_module() -> None:
     assert np.allclose(found.numpy(), 2 * np.concatenate([mean, square], 1), rtol=1e-6)
     assert found.dtype == torch.float32
     assert not found.requires_grad
+    over_white = seen(np.array([10, 20, 30, 50], np.uint8).reshape(1, 1, 1, 4))[0, :3] / 2
+    assert over_white.tolist() == [207, 209, 211]  # 206.96, 208.92, 210.88
     assert seen.weights == weights_hash(net.state_dict())
     assert (seen.name, seen.num_features) == ("Mean", 6)
     with pytest.raises(ValueError, match="Linear has num_features = None"):
