@@ -46,9 +46,12 @@ def eval(
         _what(help="With commas: fd, kid, precision-recall, density-coverage, classes, spectrum, nearest."),
     ] = None,
     features: Annotated[
-        str,
-        _what(help="lite0, classifier, inception, dinov2, raw; settings in brackets: 'inception(weights=FILE)'."),
-    ] = "lite0",
+        str | None,
+        _what(
+            help="lite0, classifier, inception, dinov2, raw; settings in brackets: 'inception(weights=\"FILE\")' "
+            "(default: lite0, or the reference's)."
+        ),
+    ] = None,
     bits: Annotated[int, _what(help="Also bits/dim of so many real pictures: see `inkwash likelihood`.", min=0)] = 0,
     reference: Annotated[
         Path | None, _what(metavar="FOLDER", help="Real side from a folder that --save-reference wrote.")
@@ -155,9 +158,9 @@ def eval(
         names, count = wanted or ALL, against or n
         of, part = (None if pipe is None else run), split or "test"
         side = (
-            real_side(of, part, data, features, count, measures=names, device=where, ranks=here, watch=told)
+            real_side(of, part, data, features or "lite0", count, measures=names, device=where, ranks=here, watch=told)
             if reference is None
-            else from_folder(reference, where)
+            else from_folder(reference, where, features)
         )
         folder = out or (evaluation_folder(run) if pipe is not None else Path(f"{run.stem}-evaluation"))
         about = {} if pipe is None else about_model(run, pipe)

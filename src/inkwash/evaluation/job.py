@@ -104,15 +104,20 @@ def real_side(
     return RealSide(known, net, judge, train, data, rows, tuple(notes))
 
 
-def from_folder(folder: File, device: torch.device | None = None) -> RealSide:
+def from_folder(
+    folder: File, device: torch.device | None = None, features: AnyFeatures | str | None = None
+) -> RealSide:
     """The real side that somebody saved with `save_reference`: their numbers and classifier, and the same feature net.
 
-    Raises ValueError where this machine's feature net has other weights.
+    features: where the net is here, if its kind alone does not say ("inception(weights=FILE)"). Raises ValueError where
+    this machine's feature net has other weights.
     """
     where = device or torch.device("cpu")
     known = load_reference(folder)
     judge = None if known.classifier is None else load_judge(known.classifier, where)
-    return RealSide(known, known.extractor(where), judge, None)
+    net = known.extractor(where) if features is None else extractor(features, where)
+    known.check(net)
+    return RealSide(known, net, judge, None)
 
 
 def given(source: str, like: Reference, n: int | None = None, *, progress: Progress | None = None) -> Pictures:
