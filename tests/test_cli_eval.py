@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from inkwash.cli import main, terminal
 from inkwash.codec import Pixels, Standard
+from inkwash.data import Dataset, DataSpec, load
 from inkwash.evaluation import load_reference, read_records, weights_hash
 from inkwash.model import Plain
 from inkwash.modelfolder import Config, read_config, save_model
@@ -109,6 +111,26 @@ def test_pictures_that_no_model_drew() -> None:
     assert run("eval", "drawn.npy", "--data", "photos.npy", "--split", "train", *QUICK, "--measures", "fd") == 0
     (record,) = read_records(Path("drawn-evaluation"))
     assert record.measure.data == "photos" and record.sampling["data"] == "drawn" and record.model == {}
+
+
+def test_a_path_is_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`./moons` is the folder here, `moons` the points that ship; and the classifier never learns what is measured."""
+    for key, split in enumerate(("train", "test")):
+        for number, picture in enumerate(blots(40, key)):
+            file = Path("moons") / split / ("dark", "light")[number % 2] / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture[..., 0]).save(file)
+    taught: list[str] = []
+
+    def classifier(data: Dataset, train: Dataset, **_: object) -> None:
+        taught.extend((data.fingerprint, train.fingerprint))
+
+    monkeypatch.setattr("inkwash.evaluation.job.classifier_file", classifier)
+    args = ("--data", "./moons", "--split", "test", *QUICK, "--measures", "fd,classes")
+    assert run("eval", "./moons", *args) == 0
+    (record,) = read_records(Path("moons-evaluation"))
+    assert record.sampling["shape"] == [8, 8, 1]
+    assert taught == [load(DataSpec("./moons", split=split)).fingerprint for split in ("test", "train")]
 
 
 def test_bits_are_records_too(capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,8 +27,9 @@ CHUNK = 64
 
 def eval(
     ctx: typer.Context,
-    run: Annotated[
-        Path, typer.Argument(metavar="RUN|PICTURES", help="A run's folder, a model's, or pictures from anywhere.")
+    source: Annotated[  # a text: as a path, `./cifar10` would become the name `cifar10`
+        str,
+        typer.Argument(metavar="RUN|PICTURES", help="A run's folder, a model's, or pictures, as for `inkwash train`."),
     ],
     split: Annotated[
         Literal["test", "val", "train"] | None,
@@ -148,12 +149,13 @@ def eval(
         told = shown if here.first else (lambda what, fraction: None)
         where = here.device(device)
         pipe: Pipeline | None = None
+        run = Path(source)
         if is_model(run):
             pipe = load(run, device=str(where), precision=precision, trust=trust, chunk=CHUNK)
         elif sweep or bits:
-            raise ValueError(f"{run} holds no model: only a model can be swept, or have bits/dim.")
-        elif str(run) not in NAMES:
-            find_source(str(run))  # told before the real side is measured, which may take minutes
+            raise ValueError(f"{source} holds no model: only a model can be swept, or have bits/dim.")
+        elif source not in NAMES:
+            find_source(source)  # told before the real side is measured, which may take minutes
 
         names, count = wanted or ALL, against or n
         of, part = (None if pipe is None else run), split or "test"
@@ -192,7 +194,7 @@ def eval(
                 **how,
             )
         else:
-            found = score(given(str(run), side.reference, n), side.reference, watch=told, **same)
+            found = score(given(source, side.reference, n), side.reference, watch=told, **same)
         if not here.first:
             return
         records = list(found.records)

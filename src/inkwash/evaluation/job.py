@@ -76,7 +76,13 @@ def real_side(
         rows = np.arange(len(data))
     trained, notes = None, []
     try:
-        trained = (data, rows) if run is None or part == "train" else held_out(run, None, "train", progress=progress)
+        if part == "train":
+            trained = data, rows
+        elif run is not None:
+            trained = held_out(run, None, "train", progress=progress)
+        else:  # what the classifier of the classes learns: never the pictures that are measured
+            seen = load(DataSpec(str(source), split="train"), progress=progress)
+            trained = seen, np.arange(len(seen))
     except ValueError as error:
         notes.append(f"Copies of training pictures cannot be looked for: {error}")
     chosen: AnyFeatures = from_text(AnyFeatures, features, "feature net") if isinstance(features, str) else features
