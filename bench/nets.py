@@ -26,7 +26,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from inkwash.nets import UNet
-from inkwash.types import Condition
+from inkwash.types import Condition, Given
 
 CLASSES = 10
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -59,7 +59,7 @@ PRESETS: dict[str, tuple[tuple[int, int, int], int, Peer]] = {  # data, patch, p
 def ours(preset: str, batch: int) -> Contestant:
     """The preset, and random pictures."""
     shape = PRESETS[preset][0]
-    net = UNet(preset).build(shape, CLASSES)  # type: ignore[arg-type]
+    net = UNet(preset).build(shape, Given(CLASSES))  # type: ignore[arg-type]
     x, t, label = torch.randn(batch, *shape), 1000 * torch.rand(batch), torch.randint(0, CLASSES, (batch,))
     return Contestant(net, lambda n: net(x[:n], t[:n], t[:n], Condition(label[:n])), shape)
 

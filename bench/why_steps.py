@@ -29,7 +29,7 @@ from inkwash.paths import Linear
 from inkwash.pictures import grid, save_png, scatter, text
 from inkwash.pipeline import load as load_run
 from inkwash.samplers import Ddim
-from inkwash.types import Condition, Denoised, Denoiser, Query
+from inkwash.types import Condition, Denoised, Denoiser, Given, Query
 
 STEPS = (1, 2, 5, 10, 20)
 SHOWN = (0, 1, 3, 5, 8, 9)
@@ -47,7 +47,7 @@ class OneShot:
 
     def __init__(self, classes: int) -> None:
         torch.manual_seed(0)
-        self.net: nn.Module = UNet("tiny").build((1, 28, 28), classes)
+        self.net: nn.Module = UNet("tiny").build((1, 28, 28), Given(classes))
         self.dtype = autocast_dtype("auto", torch.device("cpu"))
 
     def __call__(self, noise: Tensor, label: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from inkwash.cli.words import duration, frame_of, free_name, size
 from inkwash.data import load
 from inkwash.modelfolder import load_model, save_model
 from inkwash.pictures import read_settings
+from inkwash.types import Given
 
 SMALL = ["--preset", "tiny", "--batch-size", "4", "--set", "train.samples=4", "--set", "sampler.steps=2"]
 """Options of a run that takes a second."""
@@ -134,7 +135,7 @@ def test_dry_run_says_the_cost_and_writes_nothing(inkwash_, place: Path):
     before = sorted(p.name for p in (place / "runs").iterdir())
     said = inkwash_("train", "photos", *SMALL, "--steps", "8", "--size", "12x16", "--dry-run")
     assert said.status == 0 and sorted(p.name for p in (place / "runs").iterdir()) == before
-    net = inkwash.UNet("tiny").build((1, 12, 16), 2)
+    net = inkwash.UNet("tiny").build((1, 12, 16), Given(2))
     assert f"{sum(p.numel() for p in net.parameters()):,}" in said.out
     assert "photos, 18 pictures of shape 1 x 12 x 16" in said.out and "2: cat, dog" in said.out
     assert "8 steps, 1.8 times through the data" in said.out  # 8 x 4 / 18
@@ -280,7 +281,7 @@ def test_points_are_drawn_as_points(inkwash_, place: Path):
 def test_info_says_what_a_model_is_without_its_weights(inkwash_, place: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("inkwash.checkpoint.folder.load_file", None)
     said = inkwash_("info", "runs/photos")
-    parameters = sum(p.numel() for p in inkwash.UNet("tiny").build((1, 8, 8), 2).parameters())
+    parameters = sum(p.numel() for p in inkwash.UNet("tiny").build((1, 8, 8), Given(2)).parameters())
     assert said.status == 0
     for fact in ("1 x 8 x 8", "2: cat, dog", f"{parameters:,} parameters", "Linear()", "4 steps, 16 examples"):
         assert fact in said.out

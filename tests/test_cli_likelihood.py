@@ -31,7 +31,7 @@ from inkwash.paths import VE, Linear, LinearBetas, Table
 from inkwash.pipeline import Pipeline
 from inkwash.sampling import Sampling
 from inkwash.targets import Eps, Flow, V
-from inkwash.types import Condition
+from inkwash.types import Condition, Given
 
 STD = (2.0, 0.5, 1.0, 3.0)
 
@@ -117,7 +117,7 @@ def pictures(learned: bool = False, table: bool = False) -> tuple[Pipeline, Data
     torch.manual_seed(0)
     path, target = (Table(LinearBetas(20, 1e-3, 0.3)), V()) if table else (Linear(), Flow())
     config = Config((1, 8, 8), UNet("tiny"), path, target, Plain(), Pixels(), ("cat", "dog"), data="made")
-    net = UNet("tiny").build((1, 8, 8), 2, 2 if learned else 1)
+    net = UNet("tiny").build((1, 8, 8), Given(2), 2 if learned else 1)
     for p in net.parameters():
         if not p.any():  # the zeros of a fresh network, which hide its labels
             torch.nn.init.normal_(p, std=0.1)
@@ -236,7 +236,7 @@ def moons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     config = Config(
         (2,), net, Linear(), Flow(), Plain(), Standard((0.0, 0.0), (1.0, 2.0)), ("upper", "lower"), data="moons"
     )
-    save_model(config, net.build((2,), 2).state_dict(), "runs/moons/model")
+    save_model(config, net.build((2,), Given(2)).state_dict(), "runs/moons/model")
     recipe = '[data]\nsource = "moons"\nval_fraction = 0.1\nlimit = 3000\n[train]\nseed = 5\n'
     Path("runs/moons/recipe.toml").write_text(recipe)
     pipe, data = pictures()
@@ -316,7 +316,7 @@ def test_without_a_recipe_or_data(moons: Path, capsys: pytest.CaptureFixture[str
     assert run("runs/moons", "--split", "val") == 2
     assert "not in a run's folder" in capsys.readouterr().err
     config = Config((2,), MLP(8, 1), Linear(), Flow(), Plain(), Standard((0.0, 0.0), (1.0, 2.0)))
-    save_model(config, MLP(8, 1).build((2,), 0).state_dict(), "runs/nameless")
+    save_model(config, MLP(8, 1).build((2,)).state_dict(), "runs/nameless")
     assert run("runs/nameless") == 2
     assert "does not say what it was trained on. Give --data SOURCE" in capsys.readouterr().err
 

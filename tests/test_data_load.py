@@ -297,7 +297,7 @@ def test_pictures_of_one_size_get_sides_that_every_preset_takes(tmp_path, cache,
     assert [n.startswith(said) for n in data.notes] == ([] if given == kept else [True])
     for preset in ("tiny", "small", "base"):
         with torch.device("meta"):
-            UNet(preset).build(data.shape, 0)  # raises for a size that does not fit
+            UNet(preset).build(data.shape)  # raises for a size that does not fit
     array = np.zeros((2, given[1], given[0], 3), np.uint8)
     np.save(tmp_path / "a.npy", array)
     assert load(str(tmp_path / "a.npy"), cache=cache).shape == (3, given[1], given[0])

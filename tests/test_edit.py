@@ -538,7 +538,7 @@ def test_posterior_refuses_measurements_that_do_not_fit() -> None:
 def test_posterior_sampling_goes_through_a_real_network() -> None:
     """The gradient is the network's: against differences of its answers."""
     torch.manual_seed(0)
-    net = UNet(preset="tiny").build((1, 8, 8), 0).double().eval()
+    net = UNet(preset="tiny").build((1, 8, 8)).double().eval()
     for p in net.parameters():
         torch.nn.init.normal_(p, std=0.2)
     real = Model(net, Linear(), Flow(), UnitVariance(0.5))

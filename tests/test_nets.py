@@ -14,7 +14,7 @@ from inkwash.nets import MLP, AnyNet, UNet
 from inkwash.nets.layers import ResBlock, SelfAttention, attention, sinusoids
 from inkwash.paths import Linear
 from inkwash.targets import V
-from inkwash.types import Condition, Query
+from inkwash.types import Condition, Given, Query
 
 SMALL_BUT_WHOLE = UNet(patch=2, widths=(16, 32, 48), depth=1, attention=(1, 2), head_dim=16)
 
@@ -108,7 +108,7 @@ def test_heads_divide_the_channels_and_have_at_least_head_dim(channels: int, hea
 
 @pytest.mark.parametrize("net", [UNet("tiny"), SMALL_BUT_WHOLE, UNet("tiny", patch=1)])
 def test_a_new_net_answers_exactly_zero(net: UNet) -> None:
-    module = net.build((3, 16, 24), 5)
+    module = net.build((3, 16, 24), Given(5))
     y = module(draw(2, 3, 16, 24, dtype=torch.float32), times(2), times(2), Condition(torch.tensor([-1, 4])))
     assert y.shape == (2, 3, 16, 24)
     assert not y.any()
@@ -118,7 +118,7 @@ def test_a_new_net_answers_exactly_zero(net: UNet) -> None:
 def test_the_second_output_is_a_second_head_that_leaves_the_first_as_it_was(net: UNet | MLP) -> None:
     """The target is the first half of the channels, the variance's mix (v + 1)/2 is of the second: 1/2 at first."""
     shape, head = ((3, 8, 16), "head") if isinstance(net, UNet) else ((4,), "last")
-    one, two = awake(net.build(shape, 0)).double(), net.build(shape, 0, 2).double()
+    one, two = awake(net.build(shape)).double(), net.build(shape, Given(), 2).double()
     x, t = draw(3, *shape), times(3) / 1000
     learned = Model(two, Linear(), V(), learned_variance=True)
     new = learned(Query(x, t, t), Condition()).var_mix
@@ -164,7 +164,7 @@ def _symmetrised(module: nn.Module, patch: int, channels: int, axis: int) -> nn.
 @pytest.mark.parametrize("axis", [-1, -2])
 def test_with_mirror_symmetric_kernels_a_mirrored_picture_gives_the_mirrored_answer(axis: int) -> None:
     """Finds any row, column or sub-pixel that is in the wrong place anywhere in the net."""
-    net = _symmetrised(awake(SMALL_BUT_WHOLE.build((3, 16, 24), 0)).double(), 2, 3, axis)
+    net = _symmetrised(awake(SMALL_BUT_WHOLE.build((3, 16, 24))).double(), 2, 3, axis)
     x, t = draw(2, 3, 16, 24), times(2)
     y = net(x, t, t, Condition())
     assert torch.allclose(net(x.flip(axis), t, t, Condition()), y.flip(axis), rtol=0, atol=1e-11)
@@ -173,7 +173,7 @@ def test_with_mirror_symmetric_kernels_a_mirrored_picture_gives_the_mirrored_ans
 
 def test_with_transpose_symmetric_kernels_a_transposed_picture_gives_the_transposed_answer() -> None:
     """Finds height taken for width."""
-    net = awake(UNet(patch=1, widths=(16, 32), depth=1, attention=(1,), head_dim=16).build((2, 8, 12), 0)).double()
+    net = awake(UNet(patch=1, widths=(16, 32), depth=1, attention=(1,), head_dim=16).build((2, 8, 12))).double()
     with torch.no_grad():
         for p in net.parameters():
             if p.ndim == 4:
@@ -186,7 +186,7 @@ def test_with_transpose_symmetric_kernels_a_transposed_picture_gives_the_transpo
 @pytest.mark.parametrize("net", [SMALL_BUT_WHOLE, MLP(width=16, depth=2)])
 def test_a_row_depends_on_nothing_but_itself(net: UNet | MLP) -> None:
     shape = (3, 8, 16) if isinstance(net, UNet) else (5,)
-    module = awake(net.build(shape, 4)).double()
+    module = awake(net.build(shape, Given(4))).double()
     x, t, label = draw(5, *shape), times(5), torch.tensor([-1, 0, 3, 1, 2])
     together = module(x, t, t, Condition(label))
     for i in range(5):
@@ -202,7 +202,7 @@ def test_a_row_depends_on_nothing_but_itself(net: UNet | MLP) -> None:
 def test_the_null_label_is_row_zero_of_the_table_and_label_n_is_row_n_plus_one(net: UNet | MLP) -> None:
     """A net without classes, whose time bias is given a table row, is the same function as the net with that label."""
     shape = (1, 8, 8) if isinstance(net, UNet) else (2,)
-    labelled, plain = awake(net.build(shape, 3)).double(), net.build(shape, 0).double()
+    labelled, plain = awake(net.build(shape, Given(3))).double(), net.build(shape).double()
     table = labelled.embed.label.weight.detach()
     x, t = draw(2, *shape), times(2)
     assert table.shape[0] == 4
@@ -214,9 +214,33 @@ def test_the_null_label_is_row_zero_of_the_table_and_label_n_is_row_n_plus_one(n
         assert torch.allclose(got, plain(x, t, t, Condition()), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize(("net", "shape"), [(UNet("tiny"), (1, 8, 8)), (MLP(16, 2), (3,))])
+def test_a_jump_is_a_second_time(net: UNet | MLP, shape: tuple[int, ...]) -> None:
+    """It counts by its length t - s; until its layer is trained, the network is the one that knows of no jumps."""
+    torch.manual_seed(0)
+    module = awake(net.build(shape, Given(jumps=True))).double()
+    x, t = torch.randn(4, *shape, dtype=torch.float64), torch.tensor([900.0, 900.0, 500.0, 500.0]).double()
+    assert torch.equal(module(x, t, t, Condition()), module(x, t, t * 0.5, Condition())) is False
+    plain = net.build(shape).double()
+    plain.load_state_dict({k: v for k, v in module.state_dict().items() if "jump" not in k})
+    torch.nn.init.zeros_(module.embed.jump_out.weight)
+    torch.nn.init.zeros_(module.embed.jump_out.bias)
+    assert torch.equal(module(x, t, t - 300, Condition()), plain(x, t, t, Condition()))
+
+
+def test_a_condition_without_text_is_the_null_text() -> None:
+    some = Condition(torch.tensor([1, 2]), torch.ones(2, 3, 4), torch.tensor([[True, True, False], [True, True, True]]))
+    assert not some.null().present.any() and some.null().label.tolist() == [-1, -1]
+    dropped = some.drop(torch.tensor([False, True]))
+    assert dropped.present.tolist() == [[True, True, False], [False] * 3] and dropped.label.tolist() == [1, -1]
+    assert dropped.tokens is some.tokens
+    with pytest.raises(ValueError, match="both tokens"):
+        Condition(tokens=torch.ones(2, 3, 4))
+
+
 def test_bit_equal_in_float32_whatever_the_slot_and_the_neighbours() -> None:
     """What a sampler that pads to a fixed chunk relies on."""
-    net = awake(UNet("tiny").build((1, 28, 28), 10)).eval()
+    net = awake(UNet("tiny").build((1, 28, 28), Given(10))).eval()
     row = draw(1, 1, 28, 28, dtype=torch.float32)
     for chunk in (1, 4, 8):
         answers = []
@@ -232,7 +256,7 @@ def test_bit_equal_in_float32_whatever_the_slot_and_the_neighbours() -> None:
 @pytest.mark.parametrize("net", [SMALL_BUT_WHOLE, MLP(width=16, depth=2)])
 def test_gradients_reach_every_parameter(net: UNet | MLP) -> None:
     shape = (3, 16, 16) if isinstance(net, UNet) else (2,)
-    module = awake(net.build(shape, 2))
+    module = awake(net.build(shape, Given(2)))
     x, t = draw(3, *shape, dtype=torch.float32), times(3, torch.float32)
     module(x, t, t, Condition(torch.tensor([-1, 0, 1]))).square().mean().backward()
     for name, p in module.named_parameters():
@@ -241,7 +265,7 @@ def test_gradients_reach_every_parameter(net: UNet | MLP) -> None:
 
 
 def test_bf16_autocast_stays_close_to_float32() -> None:
-    net = awake(UNet("tiny", depth=2, attention=(1,)).build((1, 28, 28), 10))
+    net = awake(UNet("tiny", depth=2, attention=(1,)).build((1, 28, 28), Given(10)))
     x, t, cond = draw(4, 1, 28, 28, dtype=torch.float32), times(4, torch.float32), Condition(torch.arange(4))
     with torch.no_grad():
         full = net(x, t, t, cond)
@@ -252,7 +276,7 @@ def test_bf16_autocast_stays_close_to_float32() -> None:
 
 def test_every_convolution_sees_channels_last() -> None:
     """One layer that loses the layout makes all that follow copy their input: half of the speed, silently."""
-    net = UNet("tiny", depth=2, attention=(0, 1)).build((1, 28, 28), 10)
+    net = UNet("tiny", depth=2, attention=(0, 1)).build((1, 28, 28), Given(10))
     seen = []
 
     def look(module: nn.Module, args: tuple[Tensor]) -> None:
@@ -269,7 +293,7 @@ def test_every_convolution_sees_channels_last() -> None:
 
 
 def test_dropout_acts_in_training_alone() -> None:
-    net = awake(UNet("tiny", dropout=0.5).build((1, 8, 8), 0))
+    net = awake(UNet("tiny", dropout=0.5).build((1, 8, 8)))
     x, t = draw(2, 1, 8, 8, dtype=torch.float32), times(2, torch.float32)
     assert not torch.equal(net(x, t, t, Condition()), net(x, t, t, Condition()))
     net.eval()
@@ -281,7 +305,7 @@ def test_dropout_acts_in_training_alone() -> None:
 
 @pytest.mark.parametrize(("preset", "shape", "millions"), [("tiny", 1, 0.28), ("small", 1, 2.03), ("base", 3, 14.8)])
 def test_presets_have_the_parameters_their_documentation_states(preset: str, shape: int, millions: float) -> None:
-    net = UNet(preset).build((shape, 32, 32), 10)  # type: ignore[arg-type]
+    net = UNet(preset).build((shape, 32, 32), Given(10))  # type: ignore[arg-type]
     assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(millions, rel=0.02)
     stated = {"tiny": "0.3M", "small": "2M", "base": "15M"}[preset]
     assert f"{preset} ({stated}" in (UNet.__doc__ or "")
@@ -292,7 +316,7 @@ def test_resolve_states_everything_and_builds_the_same_net() -> None:
         full = net.resolve((3, 64, 48))
         assert None not in vars(full).values()
         assert full.resolve((3, 64, 48)) == full
-        a, b = net.build((3, 64, 48), 2).state_dict(), full.build((3, 64, 48), 2).state_dict()
+        a, b = net.build((3, 64, 48), Given(2)).state_dict(), full.build((3, 64, 48), Given(2)).state_dict()
         assert {k: v.shape for k, v in a.items()} == {k: v.shape for k, v in b.items()}
     assert [UNet("small").resolve((1, s, s)).patch for s in (28, 40, 64, 128)] == [2, 2, 4, 8]
 
@@ -309,12 +333,12 @@ def test_a_recipe_tells_the_nets_apart(net: UNet | MLP) -> None:
         (lambda: UNet(patch=0), ["patch is 0", "1 or more"]),
         (lambda: UNet(widths=()), ["widths is ()"]),
         (lambda: UNet(dropout=1.0), ["dropout is 1.0", "[0, 1)"]),
-        (lambda: UNet(attention=(2,)).build((1, 28, 28), 0), ["level 2", "0 to 1"]),
+        (lambda: UNet(attention=(2,)).build((1, 28, 28)), ["level 2", "0 to 1"]),
         (lambda: UNet(head_dim=0), ["head_dim is 0"]),
-        (lambda: UNet().build((1, 30, 28), 0), ["30x28", "multiples of 4", "28x28", "32x28"]),
-        (lambda: UNet().build((1, 2, 28), 0), ["2x28", "4x28"]),
-        (lambda: UNet().build((2,), 0), ["(2,)", "MLP"]),
-        (lambda: MLP().build((1, 28, 28), 0), ["(1, 28, 28)", "UNet"]),
+        (lambda: UNet().build((1, 30, 28)), ["30x28", "multiples of 4", "28x28", "32x28"]),
+        (lambda: UNet().build((1, 2, 28)), ["2x28", "4x28"]),
+        (lambda: UNet().build((2,)), ["(2,)", "MLP"]),
+        (lambda: MLP().build((1, 28, 28)), ["(1, 28, 28)", "UNet"]),
         (lambda: MLP(width=0), ["width is 0"]),
     ],
 )
@@ -334,14 +358,14 @@ def test_mistakes_in_a_configuration_name_the_value_and_the_fix(make, words: lis
     ],
 )
 def test_mistakes_in_a_call_name_the_value_and_the_fix(classes: int, shape, cond: Condition, words: list[str]) -> None:
-    net = UNet("tiny").build((1, 8, 8), classes)
+    net = UNet("tiny").build((1, 8, 8), Given(classes))
     with pytest.raises(ValueError) as error:
         net(torch.zeros(2, *shape), torch.zeros(2), torch.zeros(2), cond)
     assert all(word in str(error.value) for word in words), error.value
 
 
 def test_each_level_halves_the_sides_and_patches_fold_pixels_into_channels() -> None:
-    net = SMALL_BUT_WHOLE.build((3, 16, 24), 0)
+    net = SMALL_BUT_WHOLE.build((3, 16, 24))
     sizes: list[tuple[int, ...]] = []
     for conv in (net.stem, *net.shrink):
         conv.register_forward_hook(lambda module, args, y: sizes.append(tuple(y.shape[1:])))

@@ -309,7 +309,7 @@ def test_settings_that_cannot_be_are_refused_at_once() -> None:
 @pytest.mark.parametrize("target", [Flow(), V(), Eps()])
 def test_a_prepared_model_answers_as_the_model_does(target: Any) -> None:
     """Bit for bit: for rows at one time of its grid, at several, and at times it was not prepared for."""
-    net = MLP(16, 1).build((3,), 0)
+    net = MLP(16, 1).build((3,))
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.5, generator=torch.Generator().manual_seed(0))
     model = Model(net, Linear(), target, UnitVariance(0.7))

@@ -19,7 +19,7 @@ from inkwash.nets import AnyNet
 from inkwash.paths import AnyPath
 from inkwash.sampling import Sampling
 from inkwash.targets import AnyTarget
-from inkwash.types import Component
+from inkwash.types import Component, Given
 
 FORMAT = 1
 """The version of config.json: another is refused."""
@@ -54,7 +54,7 @@ class Config(Component):
     def network(self) -> nn.Module:
         """Its network alone."""
         double = {"outputs": 2} if self.learned_variance else {}  # a user's net need not know of it
-        net: nn.Module = self.net.build(self.shape, len(self.classes), **double)
+        net: nn.Module = self.net.build(self.shape, Given(len(self.classes)), **double)
         return net
 
 

@@ -115,19 +115,33 @@ class Query(NamedTuple):
 class Condition:
     """What the pictures should show, row by row. A field that is None is absent from the model altogether.
 
-    label: [B] int64 class indices; -1 is the null label, which means "any class".
+    label: [B] int64 class indices; -1 is the null label, which means "any class". tokens: [B, N, W], a text's tokens;
+    present: [B, N] bool, which of them there are. A row without any is the null text.
     """
 
     label: Tensor | None = None
+    tokens: Tensor | None = None
+    present: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if (self.tokens is None) != (self.present is None):
+            raise ValueError("A condition has both tokens [B, N, W] and present [B, N], or neither.")
 
     def null(self) -> Condition:
         """The same condition with every row replaced by its null: what classifier-free guidance pushes away from."""
-        return replace(self, label=None if self.label is None else torch.full_like(self.label, -1))
+        return replace(
+            self,
+            label=None if self.label is None else torch.full_like(self.label, -1),
+            present=None if self.present is None else torch.zeros_like(self.present),
+        )
 
     def drop(self, mask: Tensor) -> Condition:
         """Replace the rows where mask [B] (bool) is true by their null."""
+        label, present = self.label, self.present
         return replace(
-            self, label=None if self.label is None else self.label.masked_fill(mask.to(self.label.device), -1)
+            self,
+            label=None if label is None else label.masked_fill(mask.to(label.device), -1),
+            present=None if present is None else present & ~mask.to(present.device)[:, None],
         )
 
     def map(self, f: Callable[[Tensor], Tensor]) -> Condition:
@@ -223,6 +237,19 @@ class Remembering(Protocol):
     ) -> dict[str, Tensor]:
         """The memory with the losses [B] of a batch in it, which was drawn with `batch.memory`."""
         ...
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a network is told besides x and t, and so what it is built for; 0 or False is: not at all.
+
+    classes: labels 0 .. classes - 1, and -1 for any. tokens: the width of a text's tokens. jumps: it is asked for the
+    mean velocity from t to s, and so looks at s_emb as well.
+    """
+
+    classes: int = 0
+    tokens: int = 0
+    jumps: bool = False
 
 
 class Net(Protocol):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inkwash.nets.layers import Embedding, zeroed
-from inkwash.types import Component, Condition
+from inkwash.types import Component, Condition, Given
 
 
 @dataclass(frozen=True)
@@ -29,24 +29,26 @@ class MLP(Component):
             if getattr(self, name) < 1:
                 raise ValueError(f"MLP {name} is {getattr(self, name)}: it must be 1 or more.")
 
-    def build(self, shape: tuple[int, ...], classes: int, outputs: int = 1) -> nn.Module:
-        """The module for vectors of shape (D,), with labels 0 .. classes - 1 (0: without labels).
+    def build(self, shape: tuple[int, ...], given: Given | None = None, outputs: int = 1) -> nn.Module:
+        """The module for vectors of shape (D,), told what `given` says (None: nothing but the time).
 
         Its answers have outputs·D numbers.
         """
         if len(shape) != 1:
             raise ValueError(f"An MLP takes vectors (D,), not data of shape {shape}: use a UNet for pictures.")
-        return _Module(self, shape[0], classes, outputs)
+        if given is not None and given.tokens:
+            raise ValueError("An MLP takes no text tokens: it has no attention. Use a label.")
+        return _Module(self, shape[0], given or Given(), outputs)
 
 
 class _Module(nn.Module):
     """x + W2 silu((1 + scale)·W1 x + shift), `depth` times, between two linear layers; the last starts at zero."""
 
-    def __init__(self, config: MLP, features: int, classes: int, outputs: int) -> None:
+    def __init__(self, config: MLP, features: int, given: Given, outputs: int) -> None:
         super().__init__()
         width, depth = config.width, config.depth
         self.features = features
-        self.embed = Embedding(width, classes)
+        self.embed = Embedding(width, given)
         self.modulation = nn.Linear(width, 2 * width * depth)
         self.first = nn.Linear(features, width)
         self.into = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
@@ -54,10 +56,10 @@ class _Module(nn.Module):
         self.last = zeroed(nn.Linear(width, outputs * features))
 
     def forward(self, x: Tensor, t_emb: Tensor, s_emb: Tensor, cond: Condition) -> Tensor:
-        """Predict the target for x [B, D] at t_emb [B]; s_emb [B] is for few-step models and is not looked at."""
+        """Predict the target for x [B, D] at t_emb [B], for a jump to s_emb [B]."""
         if x.ndim != 2 or x.shape[1] != self.features:
             raise ValueError(f"This MLP takes vectors [B, {self.features}], not {list(x.shape)}.")
-        modulation = self.modulation(self.embed(t_emb, cond)).chunk(2 * len(self.into), dim=1)
+        modulation = self.modulation(self.embed(t_emb, s_emb, cond)).chunk(2 * len(self.into), dim=1)
         h = self.first(x)
         for i, (into, back) in enumerate(zip(self.into, self.back, strict=True)):
             scale, shift = modulation[2 * i], modulation[2 * i + 1]

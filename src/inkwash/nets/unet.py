@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inkwash.nets.layers import Embedding, ResBlock, SelfAttention, norm, zeroed
-from inkwash.types import Component, Condition
+from inkwash.types import Component, Condition, Given
 
 Preset = Literal["tiny", "small", "base"]
 """The sizes of U-Nets that have a name; `UNet` says what each is for."""
@@ -57,15 +57,15 @@ class UNet(Component):
         """The same network for pictures of shape (C, H, W) with every field stated, whatever presets become later."""
         return replace(self, **vars(self._sizes(shape)))
 
-    def build(self, shape: tuple[int, ...], classes: int, outputs: int = 1) -> nn.Module:
-        """The module for pictures of shape (C, H, W), with labels 0 .. classes - 1 (0: without labels).
+    def build(self, shape: tuple[int, ...], given: Given | None = None, outputs: int = 1) -> nn.Module:
+        """The module for pictures of shape (C, H, W), told what `given` says (None: nothing but the time).
 
         Its answers have outputs·C channels. Raises ValueError where a side of the picture cannot be halved as often as
         the network does.
         """
         if len(shape) != 3:
             raise ValueError(f"A UNet takes pictures (channels, height, width), not data of shape {shape}: use an MLP.")
-        net = _Module(self._sizes(shape), self.dropout, shape[0], classes, outputs)
+        net = _Module(self._sizes(shape), self.dropout, shape[0], given or Given(), outputs)
         _check_size(shape[1], shape[2], net.factor)
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's annotations
         return net
@@ -145,7 +145,7 @@ class _Module(nn.Module):
     (the 3x3 convolutions of the blocks that follow smooth it), joined to what the way down left at this level.
     """
 
-    def __init__(self, sizes: _Sizes, dropout: float, channels: int, classes: int, outputs: int) -> None:
+    def __init__(self, sizes: _Sizes, dropout: float, channels: int, given: Given, outputs: int) -> None:
         super().__init__()
         patch, widths, depth = sizes.patch, sizes.widths, sizes.depth
         self.channels, self.patch = channels, patch
@@ -169,15 +169,15 @@ class _Module(nn.Module):
         self.splits = [2 * w for w in widths[:-1] for _ in range(depth)]
         self.splits += [2 * widths[-1]] * (2 * depth)
         self.splits += [2 * w for w in reversed(widths[:-1]) for _ in range(depth)]
-        self.embed = Embedding(max(128, 2 * widths[0]), classes)
+        self.embed = Embedding(max(128, 2 * widths[0]), given)
         self.modulation = nn.Linear(self.embed.time_out.out_features, sum(self.splits))
 
     def forward(self, x: Tensor, t_emb: Tensor, s_emb: Tensor, cond: Condition) -> Tensor:
-        """Predict the target for x [B, C, H, W] at t_emb [B]; s_emb [B] is for few-step models and is not looked at."""
+        """Predict the target for x [B, C, H, W] at t_emb [B], for a jump to s_emb [B]."""
         if x.ndim != 4 or x.shape[1] != self.channels:
             raise ValueError(f"This UNet takes pictures [B, {self.channels}, H, W], not {list(x.shape)}.")
         _check_size(x.shape[2], x.shape[3], self.factor)
-        emb = self.modulation(self.embed(t_emb, cond))
+        emb = self.modulation(self.embed(t_emb, s_emb, cond))
         modulation = [m[:, :, None, None] for m in emb.split(self.splits, dim=1)]
         h = F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x
         h = self.stem(h.contiguous(memory_format=torch.channels_last))

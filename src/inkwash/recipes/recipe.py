@@ -152,7 +152,7 @@ class Recipe(Component):
         if self.data.size is not None:
             try:
                 with torch.device("meta"):  # no memory, no arithmetic: only the shapes
-                    (self.net or UNet()).build((self.data.channels or 1, *self.data.frame), 0)
+                    (self.net or UNet()).build((self.data.channels or 1, *self.data.frame))
             except ValueError as error:
                 yield str(error)
         if isinstance(self.inputs, Indexed) and isinstance(self.path, Table) and self.inputs.steps != self.path.steps:
