@@ -85,6 +85,28 @@ def test_a_line_cut_short_is_left_out_and_a_strange_one_refused(tmp_path: Path) 
         read(tmp_path)
 
 
+@pytest.mark.parametrize("lost", [1, 2, 30])
+def test_a_line_cut_short_takes_no_other_with_it(tmp_path: Path, lost: int) -> None:
+    """One character lost: the record is whole, but what comes next would be on its line."""
+    second = replace(RECORD, value=2.0)
+    file = append(tmp_path, [RECORD, second])
+    file.write_bytes(file.read_bytes()[:-lost])
+    kept = [RECORD, second] if lost == 1 else [RECORD]
+    assert read(tmp_path) == kept
+    third, fourth = replace(RECORD, value=3.0), replace(RECORD, value=4.0)
+    append(tmp_path, [third])
+    append(tmp_path, [fourth])
+    assert read(tmp_path) == [*kept, third, fourth]
+    assert b"\n\n" not in file.read_bytes()
+
+
+@pytest.mark.parametrize("end", ["\u2028", "\u2029", "\x85", "\x1e", "\r"])
+def test_a_name_may_hold_what_else_ends_a_line(tmp_path: Path, end: str) -> None:
+    named = replace(RECORD, model={"folder": f"runs/a{end}b"})
+    append(tmp_path, [named, RECORD])
+    assert read(tmp_path) == [named, RECORD]
+
+
 def test_on_a_full_disk_all_records_or_none_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = append(tmp_path, [RECORD])
     before, opened = file.read_bytes(), Path.open

@@ -7,9 +7,9 @@ number of pictures. Samplers, steps, guidance and models are what one compares.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from functools import cache
@@ -90,6 +90,11 @@ class Record:
         """As JSON has it."""
         return asdict(self)
 
+    @property
+    def line(self) -> str:
+        """As a file has it."""
+        return json.dumps(self.table(), ensure_ascii=False)
+
 
 def comparable(a: Record, b: Record) -> None:
     """Raise NotComparableError, naming each field that differs, where two records do not measure the same."""
@@ -106,17 +111,7 @@ def comparable(a: Record, b: Record) -> None:
 
 def append(folder: File, records: Sequence[Record]) -> File:
     """Add records to a folder's file, all of them or none; the file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / RECORDS
-    with file.open("ab") as out:
-        before = out.tell()
-        try:
-            out.write("".join(json.dumps(r.table(), ensure_ascii=False) + "\n" for r in records).encode())
-            out.flush()
-        except OSError:
-            out.truncate(before)
-            raise
-    return file
+    return append_lines(folder / RECORDS, [r.line for r in records])
 
 
 def read(folder: File) -> list[Record]:
@@ -124,12 +119,35 @@ def read(folder: File) -> list[Record]:
 
     Raises ValueError for a line that is whole and no record.
     """
-    file = folder / RECORDS
-    found: list[Record] = []
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else ():
-        with suppress(json.JSONDecodeError):
-            found.append(from_table(Record, json.loads(line)))
-    return found
+    return [from_table(Record, line) for line in read_lines(folder / RECORDS)]
+
+
+def append_lines(file: File, lines: Sequence[str]) -> File:
+    """Add lines to a file that several processes may add to, all of them or none; the file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a+b") as out:
+        before = out.seek(0, os.SEEK_END)
+        out.seek(max(before - 1, 0))
+        cut = out.read() not in (b"", b"\n")  # by a crash: what comes now must not become part of that line
+        try:
+            out.write(("\n" * cut + "".join(f"{line}\n" for line in lines)).encode())
+            out.flush()
+            os.fsync(out.fileno())
+        except OSError:
+            out.truncate(before)
+            raise
+    return file
+
+
+def read_lines(file: File) -> Iterator[Any]:
+    """What the lines of a file hold as JSON, but for those that a crash cut short; nothing where there is no file."""
+    text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+    for line in text.split("\n"):  # splitlines() would also split at U+2028, which JSON leaves in its strings
+        try:
+            held = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        yield held
 
 
 def made(device: torch.device) -> dict[str, Any]:
