@@ -20,6 +20,7 @@ from inkwash.data import Dataset, split
 from inkwash.data import Stream as Examples
 from inkwash.data import load as load_data
 from inkwash.device import out_of_memory
+from inkwash.evaluation.card import measured_lines
 from inkwash.noise import Philox, Stream
 from inkwash.objectives import Requiring
 from inkwash.recipes import Recipe, read_recipe
@@ -112,6 +113,7 @@ class _Loop:
             self.notes.append("No snapshots are taken: this run was begun without the averages they are of.")
         self.unlogged: list[str] = []
         self.told_of_snapshots = False
+        self.published = -1  # the step that the weights of model/ are of
         self.board = run.board(state.step) if self.recipe.train.tensorboard else None
         self.good = self._latest()
 
@@ -144,13 +146,13 @@ class _Loop:
                 score: tuple[str, float] | None = None
                 if self.validation is not None and ("validate" in due or finished):
                     loss, figures = self._validate(self.validation)
-                    score = (self.validation.key, loss)
-                if self.measure is not None:
-                    score = self._measure(self.measure, figures) if "measure" in due or (finished and losses) else None
+                    score = None if self.measure is not None else (self.validation.key, loss)
                 # Logged before it is saved: a checkpoint's lines are complete, whenever the process is killed.
                 report = self._report(losses, norms, rate, loss, figures)
                 save = finished or stopping or not due.isdisjoint(("checkpoint", "measure"))
                 saved = self._save(score) if losses and save else None
+                if self.measure is not None and ("measure" in due or (finished and losses)):
+                    report = self._measure(self.measure, report)
                 sampled = self._sample() if losses and (finished or "sample" in due) else None
                 yield replace(report, saved=saved, sampled=sampled, notes=self._said(), done=finished or stopping)
                 losses, norms = [], []
@@ -261,18 +263,26 @@ class _Loop:
                     self.notes.append(str(rise))
         return found.value, figures
 
-    def _measure(self, measure: Scheduled, figures: dict[str, float]) -> tuple[str, float] | None:
-        """Draw pictures and compare them with those held out; what of, and the number, which figures then has."""
+    def _measure(self, measure: Scheduled, report: Progress) -> Progress:
+        """Draw pictures and compare them with those held out; the report with the number, which is logged.
+
+        After the checkpoint is saved: this takes long and training does not need it, so whatever ends it costs no
+        steps. Where it worked that is saved again: which checkpoint is the best is known now, and the model's card.
+        """
+        step = self.state.step
         try:
-            score, notes = measure(self.setup, self.state)
-        except (OSError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and not out_of_memory(error):
-                raise
-            self.notes.append(f"{measure.name} of step {self.state.step} was not measured: {error}. Training goes on.")
-            return None
-        figures[measure.name] = score[1]
-        self.notes += notes
-        return score
+            record = measure(self.setup, self.state, published=self.published == step)
+        except (OSError, MemoryError, RuntimeError, ValueError) as error:
+            note = f"{measure.name} of step {step:,} was not measured: {str(error).rstrip('.')}. Training goes on."
+            self.notes.append(note)
+            self._write({"step": step, "note": note})
+            return report
+        self.notes.append(f"step {step:,}: {record.measure.title} {record.value:.4g}")
+        if math.isfinite(record.value):
+            self._write({"step": step, measure.name: round(record.value, 9)})
+            card = measured_lines([record]) if record.model["weights_sha256"] else ""
+            self._save(("|".join(map(str, record.measure.key)), record.value), card)
+        return replace(report, figures={**report.figures, measure.name: record.value})
 
     def _snapshot(self) -> None:
         try:
@@ -284,11 +294,12 @@ class _Loop:
         except checkpoint.NonFinite as error:
             raise TrainingError(f"{error} {_where(self.good)}.") from error
 
-    def _save(self, score: tuple[str, float] | None) -> File | None:
+    def _save(self, score: tuple[str, float] | None, measured: str = "") -> File | None:
         saved = None
         try:
             self.good = saved = self.state.save(self.setup, self.files.folder, score)
-            self.state.save_model(self.setup, self.files.folder)
+            self.state.save_model(self.setup, self.files.folder, measured)
+            self.published = self.state.step
         except checkpoint.DiskFull as error:
             self.notes.append(f"{error} Training goes on. {_where(self.good)}.")
         except checkpoint.NonFinite as error:
@@ -334,10 +345,13 @@ class _Loop:
         return progress
 
     def _log(self, progress: Progress) -> None:
-        """Append to metrics.jsonl; where the disk is full, later."""
+        """Append the figures to metrics.jsonl."""
         numbers = {f.name: getattr(progress, f.name) for f in fields(progress) if f.name != "done"}
         numbers |= progress.figures
-        line = {k: round(v, 9) for k, v in numbers.items() if isinstance(v, (int, float)) and math.isfinite(v)}
+        self._write({k: round(v, 9) for k, v in numbers.items() if isinstance(v, (int, float)) and math.isfinite(v)})
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        """Append a line to metrics.jsonl; where the disk is full, later."""
         self.unlogged.append(json.dumps(line))
         try:
             self.files.log(self.unlogged)
@@ -346,8 +360,8 @@ class _Loop:
             if len(self.unlogged) == 1:
                 self.notes.append(f"metrics.jsonl cannot be written: {error}. Training goes on, and lines are kept.")
         if self.board is not None:
-            for name in line.keys() - {"step"}:
-                self.board.add_scalar(name, line[name], progress.step)
+            for name in line.keys() - {"step", "note"}:
+                self.board.add_scalar(name, line[name], line["step"])
 
     def _refuse_to_go_on_blind(self) -> None:
         streak, patience = int(self.state.streak), self.recipe.train.patience

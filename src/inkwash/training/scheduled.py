@@ -11,6 +11,7 @@ import numpy as np
 
 from inkwash.data import Dataset
 from inkwash.evaluation.evaluate import LEAST, evaluate
+from inkwash.evaluation.likelihood import weights_hash
 from inkwash.evaluation.record import Record, append
 from inkwash.evaluation.reference import reference
 from inkwash.features import Classifier, classifier_file, extractor
@@ -58,20 +59,19 @@ class Scheduled:
         )
         return cls(wanted.measure, folder, cost, against(setup, *held_out))
 
-    def __call__(self, setup: Setup, state: State) -> tuple[tuple[str, float], list[str]]:
-        """Measure the averaged weights and keep the record: what was measured and its value, and what to say."""
+    def __call__(self, setup: Setup, state: State, *, published: bool) -> Record:
+        """Measure the averaged weights and keep the record. published: whether they are those of the run's model."""
         pipe, steps = preview(setup, state)
         model = {
             "folder": str(self.folder),
-            "weights_sha256": None,
+            "weights_sha256": weights_hash(self.folder) if published else None,
             "data": pipe.config.data,
             "trained": dict(pipe.config.trained),
             "ema": pipe.config.ema,
         }
         record = self.compare(pipe, steps, model)
         append(self.folder / "evaluation", [record])
-        about = "|".join(map(str, record.measure.key))
-        return (about, record.value), [f"step {state.step:,}: {record.measure.title} {record.value:.4g}"]
+        return record
 
 
 def against(setup: Setup, data: Dataset, rows: np.ndarray) -> Compare:

@@ -109,9 +109,9 @@ class State:
         checkpoint.prune(run / "checkpoints", setup.recipe.train.keep, kept)
         return folder
 
-    def save_model(self, setup: Setup, run: File) -> None:
-        """Publish model/, the averaged weights, atomically. Raises as `save` does."""
-        save_model(self.trained(setup), self.ema.net.state_dict(), run / "model")
+    def save_model(self, setup: Setup, run: File, measured: str = "") -> None:
+        """Publish model/, the averaged weights, atomically. measured: more of its card. Raises as `save` does."""
+        save_model(self.trained(setup), self.ema.net.state_dict(), run / "model", measured)
 
     def restore(self, folder: File, setup: Setup) -> None:
         """Take over the state of a checkpoint. Raises checkpoint.CheckpointError where it is damaged."""
