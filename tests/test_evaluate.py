@@ -162,6 +162,13 @@ def test_a_floor_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert first["spectrum"].floor == again["spectrum"].floor
 
 
+def test_halves_are_disjoint_and_of_one_size() -> None:
+    whole = Side(np.arange(14.0).reshape(7, 2), labels=np.arange(7))
+    a, b = whole.half(0), whole.half(1)
+    assert (a.features == whole.features[[0, 2, 4]]).all() and (b.features == whole.features[[1, 3, 5]]).all()
+    assert a.labels is not None and a.labels.tolist() == [0, 2, 4] and np.shares_memory(a.features, whole.features)
+
+
 def test_copies_are_found_and_shown(tmp_path: Path) -> None:
     train, held_out = blots(200, 1), dataset(200, 5)
     fake = blots(100, 2)

@@ -13,7 +13,7 @@ import torch
 from inkwash.data import Dataset, DataSpec, load, split
 from inkwash.data.known import KNOWN
 from inkwash.data.shapes import CLASSES, draw
-from inkwash.features import Classifier, classifier_file, extractor, judge, judge_for, load_judge, weights_hash
+from inkwash.features import Classifier, classifier_file, extractor, judge, load_judge, weights_hash
 from inkwash.features.classifier import (
     SHIPPED,
     About,
@@ -165,7 +165,6 @@ def test_shipped_ones_are_for_their_sets_alone(tmp_path: Path, quick: None) -> N
     for data in (other, empty("mnist", side=32), empty("digits", KNOWN["mnist"].classes)):
         assert classifier_file(data, None, tmp_path) is None
     assert list(tmp_path.iterdir()) == []
-    assert judge_for(other, None, tmp_path) is None
 
 
 def test_nothing_to_learn_from(tmp_path: Path, quick: None) -> None:
@@ -179,8 +178,8 @@ def test_nothing_to_learn_from(tmp_path: Path, quick: None) -> None:
         replace(data, images=np.zeros((50, 16, 16, 1), np.uint8)),
         replace(data, images=np.zeros((50, 14, 14, 1), np.float32)),
     ):
-        assert judge_for(data, train, tmp_path) is None
-    assert judge_for(points, points, tmp_path) is None
+        assert classifier_file(data, train, tmp_path) is None
+    assert classifier_file(points, points, tmp_path) is None
     with pytest.raises(ValueError, match="has no labels"):
         train_classifier(replace(data, labels=None))
 
@@ -239,8 +238,7 @@ def test_a_judge_is_trained_once(tmp_path: Path, quick: None) -> None:
     again = classifier_file(data, replace(data, name=data.name), tmp_path, lambda what, *_: told.append(what))
     assert again == file
     assert len(told) == 2
-    sees = judge_for(data, data, tmp_path)
-    assert sees is not None
+    sees = load_judge(file)
     assert (sees.classes, sees.accuracy) == (CLASSES, read_classifier(file)[0].accuracy)
     assert extractor(Classifier(str(file))).weights == sees.weights
     file.write_bytes(file.read_bytes()[:-4])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -113,14 +114,6 @@ def test_it_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
             known(**other)
 
 
-def test_halves_are_disjoint_and_of_one_size() -> None:
-    found = known()
-    a, b = found.halves()
-    assert len(a) == len(b) == 30
-    assert (a == found.features[[*range(0, 60, 2)]]).all() and (b == found.features[[*range(1, 60, 2)]]).all()
-    assert np.shares_memory(a, found.features)
-
-
 def test_floors_are_remembered(cache: Path) -> None:
     found = known()
     assert found.remembered("fd") is None
@@ -131,8 +124,27 @@ def test_floors_are_remembered(cache: Path) -> None:
     assert again.remembered("fd") == {"fd": 1 / 3} and again.remembered("kid") == 0.2
     for other in (known(60), known(features=net(weights="v")), known(classifier=classifier(cache / "c.safetensors"))):
         assert other.remembered("fd") is None
-    found.store.write_text("{")
+    (found.store / "fd.json").write_text("{")
     assert found.remembered("fd") is None  # to be computed again
+    assert again.remembered("kid") == 0.2
+
+
+def remember_many(store: Path, part: int) -> None:
+    found = replace(known(), store=store)
+    for i in range(25):
+        found.remember(f"floor-{part}-{i}", i)
+
+
+def test_processes_that_remember_at_once_lose_nothing(tmp_path: Path) -> None:
+    known()
+    context = multiprocessing.get_context("fork")
+    several = [context.Process(target=remember_many, args=(tmp_path / "store", part)) for part in range(3)]
+    for process in several:
+        process.start()
+    for process in several:
+        process.join(30)
+    found = replace(known(), store=tmp_path / "store")
+    assert found._all() == {f"floor-{part}-{i}": i for part in range(3) for i in range(25)}
 
 
 def test_it_travels_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,9 +170,7 @@ def test_it_travels_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     again = save_reference(theirs, tmp_path / "further")  # it can go on from there
     assert load_reference(again).features.tobytes() == theirs.features.tobytes()
     assert load_reference(again).remembered("floor-kid") == 0.5
-    with pytest.raises(ValueError, match="was loaded from a folder, without its pictures"):
-        theirs.need_pictures()
-    assert theirs.pictures is None and mine.need_pictures() is mine.pictures
+    assert theirs.pictures is None and mine.pictures is not None
 
 
 def test_one_that_was_altered_is_refused(tmp_path: Path) -> None:
@@ -197,7 +207,7 @@ def test_another_net_is_refused_by_name() -> None:
 def test_its_net_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = known(features="raw")
     assert raw.extractor(CPU).name == "raw" and raw.features.shape == (61, 64)
-    assert (raw.features == raw.extractor(CPU)(raw.need_pictures().array).numpy()).all()
+    assert raw.pictures is not None and (raw.features == raw.extractor(CPU)(raw.pictures.array).numpy()).all()
     file = classifier(tmp_path / "c.safetensors")
     own = known(features=f'classifier(weights="{file}")', classifier=file)
     folder = save_reference(own, tmp_path / "travel")

@@ -24,7 +24,7 @@ from inkwash.codec import AnyCodec, Pixels, Scaled, Standard
 from inkwash.data import Dataset, order
 from inkwash.evaluation import blocks
 from inkwash.evaluation.blocks import Row, filled
-from inkwash.evaluation.sets import COPIED, SHOWN, Asked, Pace, Pictures, asked, features, generate, real
+from inkwash.evaluation.sets import COPIED, SHOWN, Asked, Pictures, asked, features, generate, real
 from inkwash.features import Extractor
 from inkwash.model import Plain
 from inkwash.pipeline import Pipeline
@@ -204,15 +204,6 @@ def test_progress_counts_what_was_there(tmp_path: Path) -> None:
     told.clear()
     filled(file, ROW, 10, halfway, block=4, watch=told.append)
     assert told == sorted(told) and sorted(set(told)) == pytest.approx([0.4, 0.6, 0.8, 0.9, 1.0])
-
-
-def test_pace_is_of_what_is_done_now() -> None:
-    now = iter([100.0, 110.0, 115.0, 200.0])
-    pace = Pace(1000, lambda: next(now))
-    assert pace(0.8) == (0.0, float("inf"))  # found so
-    assert pace(0.85) == pytest.approx((5.0, 30.0))
-    assert pace(0.9) == pytest.approx((100 / 15, 15.0))
-    assert pace(1.0) == pytest.approx((2.0, 0.0))
 
 
 # Pictures that a model draws

@@ -27,7 +27,7 @@ from typing import IO, Any
 import numpy as np
 
 from inkwash.checkpoint import CheckpointError, DiskFull
-from inkwash.checkpoint.atomic import flush
+from inkwash.checkpoint.atomic import flush, write
 from inkwash.ranks import ALONE, Ranks
 
 FORMAT = 1
@@ -144,7 +144,8 @@ def _prepare(file: File, row: Row, n: int, block: int) -> None:
             for ending in ("done", "bin"):
                 _beside(file, ending).unlink(missing_ok=True)
             table = {"format": FORMAT, "shape": list(row.shape), "dtype": np.dtype(row.dtype).str, "block": block}
-            _publish(_beside(file, "json"), table | {"key": row.key, "of": dict(row.of)})
+            table |= {"key": row.key, "of": dict(row.of)}
+            write(_beside(file, "json"), (json.dumps(table, indent=1) + "\n").encode())
         else:
             block = _fitting(file, head, row)
         for ending in ("done", "bin"):
@@ -253,15 +254,6 @@ def _locked(lock: IO[str]) -> bool:
 def _beside(file: File, ending: str) -> File:
     """NAME.ending for NAME.bin."""
     return file.with_name(f"{file.name.removesuffix('.bin')}.{ending}")
-
-
-def _publish(file: File, table: Mapping[str, Any]) -> None:
-    """Write JSON so that the file is whole or not there."""
-    staged = file.with_name(f".{file.name}.{os.getpid()}")
-    staged.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
-    flush(staged)
-    staged.replace(file)
-    flush(file.parent)
 
 
 def _write(file: File, at: int, left: memoryview, *, sync: bool) -> None:

@@ -6,7 +6,6 @@ It travels: whoever loads what `save_reference` wrote measures against exactly t
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path as File
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from inkwash import checkpoint
 from inkwash._version import __version__
+from inkwash.checkpoint.atomic import write
 from inkwash.data import Dataset, cache_dir
 from inkwash.data.cache import published
 from inkwash.evaluation.blocks import Watch, sha256
@@ -46,7 +46,7 @@ class Reference:
     pictures: None where it was loaded from a folder. features: float32 [n, d], memory-mapped; moments: theirs;
     spectrum: [R], None for vectors; labels: int64 [n], -1 for none, or None; classifier: the file of a classifier of
     the classes, and predicted [n], what it sees, where there is one. about: where all that is from, JSON-able. store:
-    the file in which what is found later is remembered; saved: what came with it.
+    the folder in which what is found later is remembered, a file each; saved: what came with it.
     """
 
     pictures: Pictures | None
@@ -100,36 +100,20 @@ class Reference:
         self.check(net)
         return net
 
-    def need_pictures(self) -> Pictures:
-        """The pictures. Raises ValueError where there are none."""
-        if self.pictures is None:
-            raise ValueError(
-                f"This reference of {self.data} ({self.split}) was loaded from a folder, without its pictures. What "
-                "compares pictures themselves needs the data: give --data and --split instead."
-            )
-        return self.pictures
-
-    def halves(self) -> tuple[np.ndarray, np.ndarray]:
-        """The features of two disjoint halves of as many rows: the even ones and the odd ones."""
-        even = 2 * (len(self) // 2)
-        return self.features[0:even:2], self.features[1:even:2]
-
     def remember(self, name: str, value: Any) -> None:
-        """Keep what was found about this reference, such as a floor; JSON-able."""
-        self.store.parent.mkdir(parents=True, exist_ok=True)
-        staged = self.store.with_name(f".{self.store.name}.{os.getpid()}")
-        staged.write_text(json.dumps(self._all() | {name: value}, indent=1) + "\n", encoding="utf-8")
-        staged.replace(self.store)
+        """Keep what was found about this reference, such as a floor; JSON-able. name: fit for a file's."""
+        write(self.store / f"{name}.json", (json.dumps(value) + "\n").encode())
 
     def remembered(self, name: str) -> Any:
         """What was kept under this name; None if nothing was."""
-        return self._all().get(name)
+        try:
+            return json.loads((self.store / f"{name}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # not there, or damaged: it is found again
+            return self.saved.get(name)
 
     def _all(self) -> dict[str, Any]:
-        try:
-            return dict(json.loads(self.store.read_text(encoding="utf-8")))  # begun with what was saved
-        except (OSError, ValueError):  # not there, or damaged: it is found again
-            return dict(self.saved)
+        kept = {file.stem: self.remembered(file.stem) for file in sorted(self.store.glob("*.json"))}
+        return {**self.saved, **{name: value for name, value in kept.items() if value is not None}}
 
 
 def reference(
@@ -179,7 +163,7 @@ def reference(
         pictures.labels,
         pictures.classes,
         about,
-        folder / f"remembered-{name}.json",
+        folder / f"remembered-{name}",
         classifier,
         predicted,
     )
@@ -242,7 +226,7 @@ def load_reference(folder: File) -> Reference:
         arrays.get("labels"),
         tuple(table["classes"]),
         table["about"],
-        cache_dir() / "references" / f"{manifest[:16]}.json",
+        cache_dir() / "references" / manifest[:16],
         folder / CLASSIFIER if (folder / CLASSIFIER).is_file() else None,
         arrays.get("predicted"),
         table["remembered"],

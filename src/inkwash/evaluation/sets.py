@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -278,29 +277,6 @@ def asked(reference: Labelled, n: int, classes: Sequence[str]) -> Asked | None:
         return Asked((*(1 for _ in classes), 0), n)
     counts = np.bincount(labels + 1, minlength=len(classes) + 1)  # -1 comes first
     return Asked((*counts[1:].tolist(), int(counts[0])), n)
-
-
-class Pace:
-    """How many pictures a second, and how many seconds are left, by what was done since the first time it was told.
-
-    So what an earlier attempt left, or another process is doing, does not count as this one's speed.
-    """
-
-    def __init__(self, n: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self.n = n
-        self.clock = clock
-        self.begun: tuple[float, float] | None = None
-
-    def __call__(self, fraction: float) -> tuple[float, float]:
-        """(pictures a second, seconds left) at this fraction; (0, inf) before anything is done."""
-        now = self.clock()
-        if self.begun is None:
-            self.begun = now, fraction
-        began, before = self.begun
-        if fraction <= before or now <= began:
-            return 0.0, 0.0 if fraction >= 1 else math.inf
-        speed = (fraction - before) / (now - began)
-        return speed * self.n, (1 - fraction) / speed
 
 
 def _kept(

@@ -11,7 +11,7 @@ from inkwash.features.classifier import Classifier
 from inkwash.features.dinov2 import DinoV2
 from inkwash.features.extract import Extractor, wrapped
 from inkwash.features.inception import Inception
-from inkwash.features.judge import Judge, classifier_file, judge_for, load_judge
+from inkwash.features.judge import Judge, classifier_file, load_judge
 from inkwash.features.lite0 import Lite0
 from inkwash.features.raw import Raw
 from inkwash.features.weights import weights_hash
@@ -51,7 +51,6 @@ __all__ = [
     "Raw",
     "classifier_file",
     "extractor",
-    "judge_for",
     "load_judge",
     "weights_hash",
 ]

@@ -70,18 +70,6 @@ def load_judge(file: Path, device: torch.device | None = None) -> Judge:
     return Judge(about.classes, logits.weights, about.accuracy, logits)
 
 
-def judge_for(
-    data: Dataset,
-    train: Dataset | None,
-    cache: Path | None = None,
-    progress: Progress | None = None,
-    device: torch.device | None = None,
-) -> Judge | None:
-    """A judge of the classes of `data`, or None: see `classifier_file`."""
-    file = classifier_file(data, train, cache, progress, device)
-    return None if file is None else load_judge(file, device)
-
-
 def classifier_file(
     data: Dataset,
     train: Dataset | None,

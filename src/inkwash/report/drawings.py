@@ -68,7 +68,6 @@ class Drawn:
     samples: list[Shown]
     strip: list[Moment]
     how: str
-    columns: int
 
 
 def curves(metrics: Sequence[Mapping[str, Any]]) -> list[Shown]:
@@ -187,7 +186,7 @@ def draw(pipe: Pipeline, watch: Callable[[float], None] | None = None) -> Drawn:
         shown = [_tiled(samples, rows[:, i], across, name) for i, name in enumerate(samples.labels[: len(classes)])]
     else:
         shown = [_tiled(samples, np.arange(n), across, f"{n} samples")]
-    return Drawn(shown, _strip(trace, samples), how, across)
+    return Drawn(shown, _strip(trace, samples), how)
 
 
 def _strip(trace: gallery.Trace, samples: Samples) -> list[Moment]:
