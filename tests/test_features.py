@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from inkwash.data.mix import mix
-from inkwash.features import Extractor, Lite0, Raw, extractor, weights_hash
+from inkwash.features import Extractor, Lite0, Raw, extractor, tensors_hash
 from inkwash.features.extract import exact, rgb
 from inkwash.features.folded import folded
 from inkwash.features.resize import bicubic, bilinear_tf1
@@ -54,7 +54,7 @@ class Own:
         def net(x: Tensor) -> Tensor:
             return x.mean((2, 3)) ** self.power
 
-        return Extractor("own", 3, weights_hash({}), "none", device, net)
+        return Extractor("own", 3, tensors_hash({}), "none", device, net)
 
 
 def test_pictures_are_shown_in_colour() -> None:
@@ -129,13 +129,13 @@ def test_a_folded_norm_is_the_norm() -> None:
 
 def test_the_hash_of_weights_sees_everything_that_counts() -> None:
     state = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.tensor(3)}
-    known = weights_hash(state)
+    known = tensors_hash(state)
     assert len(known) == 64
     # neither order nor layout counts
-    assert weights_hash({"a": state["a"], "b": state["b"]}) == known
-    assert weights_hash(state | {"b": state["b"].t().contiguous().t()}) == known
+    assert tensors_hash({"a": state["a"], "b": state["b"]}) == known
+    assert tensors_hash(state | {"b": state["b"].t().contiguous().t()}) == known
     every_second = torch.arange(8.0)[::2]
-    assert weights_hash({"a": every_second}) == weights_hash({"a": every_second.clone()})
+    assert tensors_hash({"a": every_second}) == tensors_hash({"a": every_second.clone()})
     bumped = state["b"].clone()
     bumped[1, 2] = torch.nextafter(bumped[1, 2], torch.tensor(9.0))
     others = [
@@ -147,7 +147,7 @@ def test_the_hash_of_weights_sees_everything_that_counts() -> None:
         {"b": state["b"]},
         state | {"d": torch.empty(0)},
     ]
-    assert len({known, *map(weights_hash, others)}) == 8
+    assert len({known, *map(tensors_hash, others)}) == 8
     # what it is the hash of, by hand
     a = b'["a", "int64", []]\n' + np.array(3, "<i8").tobytes()
     b = b'["b", "float32", [2, 3]]\n' + np.arange(6, dtype="<f4").tobytes()
@@ -178,7 +178,7 @@ def test_a_users_module() -> None:
     assert not found.requires_grad
     over_white = seen(np.array([10, 20, 30, 50], np.uint8).reshape(1, 1, 1, 4))[0, :3] / 2
     assert over_white.tolist() == [207, 209, 211]  # 206.96, 208.92, 210.88
-    assert seen.weights == weights_hash(net.state_dict())
+    assert seen.weights == tensors_hash(net.state_dict())
     assert (seen.name, seen.num_features) == ("Mean", 6)
     with pytest.raises(ValueError, match="Linear has num_features = None"):
         extractor(nn.Linear(2, 3))
@@ -247,7 +247,7 @@ def test_files_that_hold_no_weights(tmp_path: Path) -> None:
         read_state(tmp_path / "code.pth")
     state = {"a": torch.arange(3)}
     torch.save(state, tmp_path / "good.pth")
-    assert weights_hash(read_state(tmp_path / "good.pth")) == weights_hash(state)
+    assert tensors_hash(read_state(tmp_path / "good.pth")) == tensors_hash(state)
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +269,7 @@ def test_lite0_is_the_librarys_net(lite0: Extractor, capsys: pytest.CaptureFixtu
     found = lite0(u)
     assert capsys.readouterr().out == ""
     assert ((found - expected).norm() / expected.norm()).item() < 1e-5
-    assert lite0.weights == weights_hash(net.state_dict())
+    assert lite0.weights == tensors_hash(net.state_dict())
     assert (lite0.name, lite0.num_features, found.shape) == ("lite0", 1280, (3, 1280))
 
 

@@ -13,7 +13,7 @@ import torch
 from inkwash.data import Dataset, DataSpec, load, split
 from inkwash.data.known import KNOWN
 from inkwash.data.shapes import CLASSES, draw
-from inkwash.features import Classifier, classifier_file, extractor, judge, load_judge, weights_hash
+from inkwash.features import Classifier, classifier_file, extractor, judge, load_judge, tensors_hash
 from inkwash.features.classifier import (
     SHIPPED,
     About,
@@ -103,7 +103,7 @@ def test_features_are_what_the_last_layer_sees() -> None:
     assert torch.allclose(sees.logits(u[:3]), direct, atol=1e-4)
     assert torch.equal(sees(u), net.head(found).argmax(1))
     assert sees(u).dtype == torch.int64
-    assert seen.weights == sees.weights == weights_hash(net.state_dict())
+    assert seen.weights == sees.weights == tensors_hash(net.state_dict())
     assert (sees.classes, sees.accuracy) == (about.classes, about.accuracy)
     assert (seen.name, seen.resize) == ("classifier", "none (28x28)")
     assert extractor(Classifier("mnist")).weights != seen.weights
@@ -220,9 +220,9 @@ def test_training_again_gives_the_same_bits(tmp_path: Path) -> None:
     """And leaves torch's generator as it was."""
     data = shapes(300)
     before = torch.get_rng_state()
-    begun = [weights_hash(judge._fresh((1, 8, 8), 2, seed).state_dict()) for seed in (0, 0, 1)]
+    begun = [tensors_hash(judge._fresh((1, 8, 8), 2, seed).state_dict()) for seed in (0, 0, 1)]
     assert begun[0] == begun[1] != begun[2]
-    hashes = [weights_hash(train_classifier(data, examples=512, seed=s)[1].state_dict()) for s in (0, 0, 1)]
+    hashes = [tensors_hash(train_classifier(data, examples=512, seed=s)[1].state_dict()) for s in (0, 0, 1)]
     assert hashes[0] == hashes[1] != hashes[2]
     assert torch.equal(torch.get_rng_state(), before)
 

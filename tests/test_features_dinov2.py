@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from inkwash.features import DinoV2, extractor, weights_hash
+from inkwash.features import DinoV2, extractor, tensors_hash
 from inkwash.features.resize import bicubic
 
 CPU = torch.device("cpu")
@@ -44,7 +44,7 @@ def test_the_class_token_of_normalised_pictures(folder: Path, capsys: pytest.Cap
     assert torch.allclose(seen(u), expected, atol=1e-4)
     assert (expected[0] - expected[1]).abs().max() > 1e-2
     assert (seen.name, seen.num_features) == ("dinov2", 24)
-    assert seen.weights == weights_hash(model.state_dict())
+    assert seen.weights == tensors_hash(model.state_dict())
     assert "torchvision" not in sys.modules
 
 

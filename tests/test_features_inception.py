@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inkwash.features import Inception, inception, weights_hash
+from inkwash.features import Inception, inception, tensors_hash
 from inkwash.features.inception import LAYOUT, PUBLISHED, Net
 from inkwash.features.weights import Published, fetch
 
@@ -206,7 +206,7 @@ def test_the_whole_net(net: nn.Module, file: Path) -> None:
     assert 0.1 < expected.std() < 1e3
     assert ((found - expected).norm() / expected.norm()).item() < 1e-5
     assert (seen.name, seen.num_features) == ("other-inception", 2048)
-    assert seen.weights == weights_hash(net.state_dict())
+    assert seen.weights == tensors_hash(net.state_dict())
 
 
 def test_the_pools_of_the_graph(net: nn.Module) -> None:

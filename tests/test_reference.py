@@ -215,7 +215,7 @@ def test_its_net_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     theirs = load_reference(folder)  # its net came along
     seen = theirs.extractor(CPU)(dataset().images[order(0, 0, 61)]).numpy()
     assert seen.shape == (61, 128) and (seen == theirs.features).all()
-    monkeypatch.setattr("inkwash.features.raw.weights_hash", lambda state: "changed")
+    monkeypatch.setattr("inkwash.features.raw.tensors_hash", lambda state: "changed")
     with pytest.raises(ValueError, match=r"weights: .* there, changed here"):
         raw.extractor(CPU)
 

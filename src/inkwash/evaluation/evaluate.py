@@ -19,7 +19,7 @@ from inkwash.evaluation.likelihood import Measurement
 from inkwash.evaluation.record import Measure, Record, made
 from inkwash.evaluation.reference import Reference
 from inkwash.evaluation.sets import Pictures, asked, features, generate, plain, predictions
-from inkwash.features import Extractor, Judge, weights_hash
+from inkwash.features import Extractor, Judge, tensors_hash
 from inkwash.pipeline import Pipeline
 from inkwash.ranks import ALONE, Ranks
 
@@ -96,7 +96,7 @@ def evaluate(
             pipe,
             n,
             File(place),
-            weights=str(about.get("weights_sha256") or weights_hash(pipe.model.net.state_dict())),
+            weights=str(about.get("weights_sha256") or tensors_hash(pipe.model.net.state_dict())),
             labels=asked(reference, n, pipe.config.classes),
             seed=seed,
             batch_size=batch_size,

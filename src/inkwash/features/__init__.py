@@ -14,7 +14,7 @@ from inkwash.features.inception import Inception
 from inkwash.features.judge import Judge, classifier_file, load_judge
 from inkwash.features.lite0 import Lite0
 from inkwash.features.raw import Raw
-from inkwash.features.weights import weights_hash
+from inkwash.features.weights import tensors_hash
 from inkwash.kinds import OneOf, from_text
 
 AnyFeatures = Annotated[Lite0 | Inception | Classifier | DinoV2 | Raw, OneOf()]
@@ -52,5 +52,5 @@ __all__ = [
     "classifier_file",
     "extractor",
     "load_judge",
-    "weights_hash",
+    "tensors_hash",
 ]

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from inkwash.features.extract import Extractor
-from inkwash.features.weights import weights_hash
+from inkwash.features.weights import tensors_hash
 from inkwash.types import Component
 
 FEATURES = 128
@@ -138,7 +138,7 @@ def as_extractor(
     return Extractor(
         name=name,
         num_features=num_features,
-        weights=weights_hash(net.state_dict()),
+        weights=tensors_hash(net.state_dict()),
         resize=f"none ({w}x{h})" if net.block == 1 else f"mean over blocks of {net.block}x{net.block} (from {w}x{h})",
         device=device,
         net=called,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from inkwash.features.extract import Extractor
 from inkwash.features.resize import bicubic
-from inkwash.features.weights import weights_hash
+from inkwash.features.weights import tensors_hash
 from inkwash.types import Component
 
 SIDE = 224
@@ -63,7 +63,7 @@ class DinoV2(Component):
         return Extractor(
             name=self.kind,
             num_features=width,
-            weights=weights_hash(model.state_dict()),
+            weights=tensors_hash(model.state_dict()),
             resize=f"bicubic (a = -0.5, antialiased, in floats, clipped) to {SIDE}x{SIDE}",
             device=device,
             net=net,

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inkwash.features.weights import weights_hash
+from inkwash.features.weights import tensors_hash
 
 
 def rgb(u: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ class Extractor:
     name: its kind, "lite0"; only "inception" may print "FID", others "FD-<name>". Where the weights come from is no
         part of it: their hash says which they are.
     num_features: numbers for each picture; 0 where that is as many as the picture itself has (`width` tells).
-    weights: SHA-256 (hex) of its weights, see `weights_hash`.
+    weights: SHA-256 (hex) of its weights, see `tensors_hash`.
     resize: what is done to a picture first, in words.
     device: where it computes.
     net: what is called, on the device: a chunk as `prepare` gives it to [chunk, num_features].
@@ -94,7 +94,7 @@ def wrapped(module: nn.Module, device: torch.device) -> Extractor:
     return Extractor(
         name=type(module).__qualname__,
         num_features=features,
-        weights=weights_hash(module.state_dict()),
+        weights=tensors_hash(module.state_dict()),
         resize="its own",
         device=device,
         net=lambda x: module(x).float().reshape(len(x), features),

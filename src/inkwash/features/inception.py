@@ -19,7 +19,7 @@ from inkwash.data.cache import cache_dir
 from inkwash.features.extract import Extractor
 from inkwash.features.folded import Pair, folded
 from inkwash.features.resize import bilinear_tf1
-from inkwash.features.weights import Published, fetch, file_hash, read_state, weights_hash
+from inkwash.features.weights import Published, fetch, file_hash, read_state, tensors_hash
 from inkwash.types import Component
 
 SIDE = 299
@@ -54,7 +54,7 @@ class Inception(Component):
         return Extractor(
             name=self.kind if file_hash(file) == PUBLISHED.sha256 else f"other-{self.kind}",
             num_features=2048,
-            weights=weights_hash(state),
+            weights=tensors_hash(state),
             resize=f"TensorFlow 1's bilinear (corners at 0, not antialiased, in floats) to {SIDE}x{SIDE}",
             device=device,
             net=Net(state, device),

@@ -14,7 +14,7 @@ from torch import Tensor
 from inkwash.features.extract import Extractor
 from inkwash.features.folded import Folded, folded
 from inkwash.features.resize import bicubic
-from inkwash.features.weights import read_state, weights_hash
+from inkwash.features.weights import read_state, tensors_hash
 from inkwash.types import Component
 
 SIDE = 224
@@ -38,7 +38,7 @@ class Lite0(Component):
         return Extractor(
             name=self.kind,
             num_features=1280,
-            weights=weights_hash(state),
+            weights=tensors_hash(state),
             resize=f"bicubic (a = -0.5, antialiased, in floats, clipped) to {SIDE}x{SIDE}",
             device=device,
             net=Net(state, device),

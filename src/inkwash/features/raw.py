@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from inkwash.features.extract import Extractor
-from inkwash.features.weights import weights_hash
+from inkwash.features.weights import tensors_hash
 from inkwash.types import Component
 
 
@@ -24,7 +24,7 @@ class Raw(Component):
         return Extractor(
             name=self.kind,
             num_features=0,
-            weights=weights_hash({}),
+            weights=tensors_hash({}),
             resize="none",
             device=device,
             net=lambda x: x,

@@ -23,7 +23,7 @@ from inkwash.data.fetch import Progress
 _TIMEOUT = 5.0  # seconds without a byte; a machine without a network should learn so at once
 
 
-def weights_hash(state: Mapping[str, Tensor]) -> str:
+def tensors_hash(state: Mapping[str, Tensor]) -> str:
     """SHA-256 (hex) of a state dict: of every tensor's name, type, shape and bytes, in the order of the names.
 
     The same on every device and in every memory layout; one weight, name or type changed gives another.
