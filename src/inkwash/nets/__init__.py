@@ -5,10 +5,25 @@ from __future__ import annotations
 from typing import Annotated
 
 from inkwash.kinds import OneOf
+from inkwash.nets.autoencoder import PRESETS, Autoencoder, KLAutoencoder, Posterior
 from inkwash.nets.mlp import MLP
+from inkwash.nets.tinyae import TinyAutoencoder
 from inkwash.nets.unet import UNet
 
 AnyNet = Annotated[UNet | MLP, OneOf()]
 """A network as a recipe names it."""
 
-__all__ = ["MLP", "AnyNet", "UNet"]
+AnyAutoencoder = Annotated[KLAutoencoder | TinyAutoencoder, OneOf()]
+"""An autoencoder as a codec names it."""
+
+__all__ = [
+    "MLP",
+    "PRESETS",
+    "AnyAutoencoder",
+    "AnyNet",
+    "Autoencoder",
+    "KLAutoencoder",
+    "Posterior",
+    "TinyAutoencoder",
+    "UNet",
+]

@@ -1,29 +1,48 @@
-"""Codecs: the two ends of diffusion. They turn stored data into what is diffused, and back.
-
-A codec's `encode` takes a batch as the data room stores it and gives floats, channels first; `decode` is its inverse;
-`picture` makes 8-bit pictures of decoded data, for people to look at. For likelihoods, `bin` is how wide one value of
-the data is in x (None for floats, which have no bins), and `log_scale` turns densities of x into those of the data's
-own units: ln p(u) = ln p(x) + log_scale, the logarithm of |det dx/du| (math.md, eq. 41).
-"""
+"""Codecs that need no weights: pixels, pictures of floats, and vectors."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 import torch
 from torch import Tensor
 
-from inkwash.kinds import OneOf
 from inkwash.types import Component
 
 if TYPE_CHECKING:
     import numpy as np
 
 
+class Direct(Component):
+    """Base of codecs that are all of their configuration: they need no weights, and keep every shape."""
+
+    def bind(self, weights: Mapping[str, Tensor] | None = None) -> Self:
+        """The codec itself."""
+        return self
+
+    def to(self, device: torch.device) -> Self:
+        """The codec itself: it computes where its data are."""
+        return self
+
+    @property
+    def weights(self) -> None:
+        """None: there are none."""
+        return
+
+    def diffused(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of x for data of a shape, (C, H, W) or (D,): the same."""
+        return shape
+
+    def pictured(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of the data for x of a shape: the same."""
+        return shape
+
+
 @dataclass(frozen=True)
-class Pixels(Component):
+class Pixels(Direct):
     """8-bit pixels: x = u/127.5 - 1 in [-1, 1]; a bin is 2/255 wide."""
 
     kind: Literal["pixels"] = field(default="pixels", kw_only=True, repr=False)
@@ -51,7 +70,7 @@ class Pixels(Component):
 
 
 @dataclass(frozen=True)
-class Scaled(Component):
+class Scaled(Direct):
     """Pictures of floats, with `low` and `high` brought to -1 and 1."""
 
     low: float = 0.0
@@ -85,7 +104,7 @@ class Scaled(Component):
 
 
 @dataclass(frozen=True)
-class Standard(Component):
+class Standard(Direct):
     """Vectors [B, D], each coordinate brought to mean 0 and deviation 1."""
 
     mean: tuple[float, ...]
@@ -114,14 +133,7 @@ class Standard(Component):
         return -sum(math.log(s) for s in self.std)
 
 
-Codec = Pixels | Scaled | Standard
-"""The codecs there are."""
-
-AnyCodec = Annotated[Codec, OneOf()]
-"""A codec as a model's config names it."""
-
-
-def codec_for(images: np.ndarray) -> Codec:
+def codec_for(images: np.ndarray) -> Pixels | Scaled | Standard:
     """What brings these data to about [-1, 1], or to unit deviation: decided by their type and shape.
 
     images: [N, H, W, C] pictures, uint8 or floats, or [N, D] vectors.
