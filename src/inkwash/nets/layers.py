@@ -31,14 +31,15 @@ def sinusoids(t: Tensor, n: int, max_period: float = 10_000.0) -> Tensor:
 class Embedding(nn.Module):
     """What every block is told as one vector [B, width]: the time and, where given, the jump's length and the label.
 
-    frequencies: of the sinusoids of t_emb. With classes, the label table has classes + 1 rows, of which row 0 is the
-    null label -1. With jumps, t_emb - s_emb is embedded too, through a layer that starts at zero: before it is
-    trained, and for s = t with any training that leaves it there, the network is the one without.
+    frequencies: of the sinusoids of t_emb, which reach down to about 1/max_period. With classes, the label table has
+    classes + 1 rows, of which row 0 is the null label -1. With jumps, t_emb - s_emb is embedded too, through a layer
+    that starts at zero: before it is trained, and for s = t with any training that leaves it there, the network is the
+    one without.
     """
 
-    def __init__(self, width: int, given: Given, frequencies: int = 64) -> None:
+    def __init__(self, width: int, given: Given, frequencies: int = 64, max_period: float = 10_000.0) -> None:
         super().__init__()
-        self.frequencies = frequencies
+        self.frequencies, self.max_period = frequencies, max_period
         self.classes = classes = given.classes
         self.time_in = nn.Linear(2 * frequencies, width)
         self.time_out = nn.Linear(width, width)
@@ -50,10 +51,10 @@ class Embedding(nn.Module):
 
     def forward(self, t_emb: Tensor, s_emb: Tensor, cond: Condition) -> Tensor:
         """Embed t_emb [B], s_emb [B] and cond. ValueError where a label is missing, or given to a model without."""
-        waves = sinusoids(t_emb, self.frequencies).to(self.time_in.weight.dtype)
+        waves = sinusoids(t_emb, self.frequencies, self.max_period).to(self.time_in.weight.dtype)
         e: Tensor = self.time_out(F.silu(self.time_in(waves)))
         if self.jump_in is not None and self.jump_out is not None:
-            waves = sinusoids(t_emb - s_emb, self.frequencies).to(self.time_in.weight.dtype)
+            waves = sinusoids(t_emb - s_emb, self.frequencies, self.max_period).to(self.time_in.weight.dtype)
             e = e + self.jump_out(F.silu(self.jump_in(waves)))
         if self.label is None:
             if cond.label is not None:
@@ -67,16 +68,21 @@ class Embedding(nn.Module):
         return F.silu(e + self.label(cond.label.to(e.device) + 1))
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """softmax(q k' / sqrt(d)) v over tokens; q, k, v and the result are [B, heads, tokens, d].
+
+    mask: bool, broadcast to [B, heads, tokens of q, tokens of k]: where it is false, the token of k is not looked at.
+    Every token of q must have one to look at.
 
     Through `scaled_dot_product_attention`, except for the few tokens of a small picture on a CPU, where two plain
     matrix products and a softmax take a third of the fused kernel's time (measured, forward and backward).
     """
     few = 256 if q.dtype == torch.bfloat16 else 128
     if q.device.type != "cpu" or k.shape[-2] > few:
-        return F.scaled_dot_product_attention(q, k, v)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    if mask is not None:
+        weights = weights.masked_fill(~mask, -torch.inf)
     out: Tensor = weights.softmax(dim=-1) @ v
     return out
 
