@@ -13,7 +13,7 @@ from inkwash.cli.words import check_ending, say, size
 
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or a model's.")],
-    out: Annotated[Path | None, typer.Option(help="The page (default: report.html in the run's folder).")] = None,
+    out: Annotated[Path | None, typer.Option(help="The page (default: RUN/report.html, or MODEL-report.html).")] = None,
     device: Annotated[str, typer.Option(help="What draws samples: auto, cpu, cuda, cuda:1, mps.")] = "auto",
     trust: Annotated[bool, typer.Option("--trust", help="Run code from outside inkwash that the model names.")] = False,
 ) -> None:

@@ -10,16 +10,23 @@ from inkwash import checkpoint
 from inkwash.checkpoint.atomic import held
 from inkwash.evaluation.likelihood import weights_hash
 from inkwash.evaluation.record import Record, newest, read
+from inkwash.grids import AnyGrid
 from inkwash.kinds import from_table, in_text
 from inkwash.modelfolder import find_model, read_config, save_model
+from inkwash.paths import AnyPath
 from inkwash.samplers import AnySampler
 
 
 def evaluation_folder(run: str | File) -> File:
     """Where what is measured of a model is kept: evaluation/ in its run's folder, or beside a model that is in none."""
-    model = find_model(run)
+    model = named(find_model(run))
     in_run = model.name == "model" and (model.parent / "recipe.toml").is_file()
     return model.parent / ("evaluation" if in_run else f"{model.name}-evaluation")
+
+
+def named(folder: File) -> File:
+    """The folder by a path that ends in its name, which "." does not."""
+    return folder if folder.name.strip(".") else folder.resolve()
 
 
 def write_card(run: str | File, *, trust: bool = False) -> str:
@@ -59,8 +66,12 @@ def drawn_with(record: Record) -> str:
     if "sampler" not in told:
         return ""
     steps = f"{told.get('steps')} steps" + (f", {told['calls']:g} calls" if "calls" in told else "")
-    words = [_sampler(told["sampler"]), steps, f"guidance {told.get('guidance', 1):g}", f"seed {told.get('seed')}"]
-    return ", ".join(words)
+    words = [_component(AnySampler, told["sampler"]), steps, f"guidance {told.get('guidance', 1):g}"]
+    if told.get("grid") and (grid := _component(AnyGrid, told["grid"])) != "even":
+        words.append(f"grid {grid}")
+    if told.get("path"):
+        words.append(f"along {_component(AnyPath, told['path'])}")
+    return ", ".join([*words, f"seed {told.get('seed')}"])
 
 
 def provenance(records: Sequence[Record]) -> list[str]:
@@ -81,9 +92,9 @@ def provenance(records: Sequence[Record]) -> list[str]:
     return [f"{', '.join(dict.fromkeys(titles))}: {line}" for line, titles in found.items()]
 
 
-def _sampler(table: Any) -> str:
-    """A sampler's table as one writes it on a command line; of a user's own only the name."""
+def _component(union: Any, table: Any) -> str:
+    """A component's table as one writes it on a command line; of a user's own only the name."""
     try:
-        return in_text(from_table(AnySampler, table))
+        return in_text(from_table(union, table))
     except ValueError:
         return str(table["kind"]) if isinstance(table, dict) and "kind" in table else str(table)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import tomllib
@@ -12,8 +11,9 @@ from pathlib import Path as File
 from typing import Any
 
 from inkwash.checkpoint import CheckpointError
-from inkwash.evaluation import weights_hash
-from inkwash.evaluation.record import RECORDS, Record, newest
+from inkwash.evaluation import evaluation_folder, weights_hash
+from inkwash.evaluation.card import named
+from inkwash.evaluation.record import RECORDS, Record, newest, read_lines
 from inkwash.kinds import from_table
 from inkwash.modelfolder import Config, read_config
 from inkwash.training.run import read_metrics
@@ -46,8 +46,14 @@ class Material:
 
     @property
     def evaluation(self) -> File:
-        """The folder of its measures."""
-        return self.folder / "evaluation"
+        """The folder of its measures, where `inkwash eval` puts them."""
+        return self.folder / "evaluation" if self.model is None else evaluation_folder(self.model)
+
+    @property
+    def page(self) -> File:
+        """Where its report goes; a model's own folder holds nothing else."""
+        folder = self.folder
+        return folder.parent / f"{folder.name}-report.html" if self.bare else folder / "report.html"
 
     @property
     def bare(self) -> bool:
@@ -71,10 +77,10 @@ def gather(run: str | File, *, trust: bool = False) -> Material:
 
     Raises ValueError where there is nothing of either.
     """
-    folder = File(run)
+    folder = named(File(run))
     inside = (folder / "config.json").is_file()
-    if inside and any((folder.parent / name).is_file() for name in (RECIPE, METRICS)):
-        folder, inside = folder.parent, False  # the model of a run was named
+    if inside and folder.name == "model" and any((folder.parent / name).is_file() for name in (RECIPE, METRICS)):
+        folder, inside = folder.parent, False  # it stands for the run
     found = Material(folder)
     if inside or (folder / "model" / "config.json").is_file():
         _model(found, folder if inside else folder / "model", trust)
@@ -131,11 +137,11 @@ def _records(found: Material) -> list[Record]:
     """The newest records: those of the model's present weights first. Lines that are no records are noted."""
     file = found.evaluation / RECORDS
     kept, bad = [], 0
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else ():
+    for line in read_lines(file):
         try:
-            kept.append(from_table(Record, json.loads(line)))
+            kept.append(from_table(Record, line))
         except ValueError:
-            bad += bool(line.strip())
+            bad += 1
     if bad:
         found.problems.append(f"{file}: {bad} of {bad + len(kept)} lines are no records, and were left out.")
     return sorted(

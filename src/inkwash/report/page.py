@@ -53,14 +53,14 @@ def report(
 ) -> Report:
     """Write a run's page to `out`, in place of one that may be there; by default report.html in the run's folder.
 
-    A bare model's page goes to the working folder: a model's own folder holds nothing else. watch: told the fraction of
-    the drawing that is done.
+    That of a model which is not a run's own, as one that `inkwash ema` wrote, is MODEL-report.html beside it. watch:
+    told the fraction of the drawing that is done.
 
     run: a run's folder, finished or not, or a model's. Its model, if it has one, draws some samples. Raises ValueError
     where there is neither.
     """
     found = gather(run, trust=trust)
-    file = File(out) if out is not None else File("report.html") if found.bare else found.folder / "report.html"
+    file = found.page if out is None else File(out)
     drawn, undrawn = _drawn(found, device, trust, watch)
     html = _page(found, drawn, undrawn)
     write(file, html.encode())
@@ -113,7 +113,8 @@ def _page(found: Material, drawn: Drawn | None, undrawn: str) -> str:
         most_sheets=SHEETS,
         drawn=drawn,
         undrawn=undrawn,
-        rows=rows,
+        rows=[r for r in rows if not r.other],
+        others=[r for r in rows if r.other],
         columns=heads,
         common=common,
         plots=plots,

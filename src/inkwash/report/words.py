@@ -3,46 +3,34 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from inkwash.evaluation.card import row_of
 from inkwash.evaluation.record import Record
-from inkwash.grids import AnyGrid
-from inkwash.kinds import from_table, in_text
-from inkwash.paths import AnyPath
-from inkwash.samplers import AnySampler
 
 _ELSEWHERE = ("what", "model", "weights", "inkwash", "torch", "data", "trained")  # of a sampling: told already
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table of measures; provenance: its record, field by field."""
+    """A line of the table of measures: what a card's has, and more.
+
+    other: what is to be said where the weights are not the model's; provenance: its record, field by field.
+    """
 
     title: str
     value: str
     interval: str
     floor: str
-    bias: str
     n: str
     against: str
     drawn: str
+    bias: str
     better: str
-    current: bool
+    other: str
     provenance: list[tuple[str, str]]
-
-
-def figure(value: float, like: float | None = None) -> str:
-    """Four significant digits, 12.35, 0.001235, 10,000; with as many decimals as another has where one is given."""
-    if not math.isfinite(value):
-        return "not finite"
-    of = abs(value if like is None else like)
-    if of and not 1e-5 <= of < 1e6:
-        return f"{value:.4g}" if like is None else f"{value:.3g}"
-    decimals = max(0, 3 - math.floor(math.log10(of))) if of else 0
-    return f"{value:,.{min(decimals, 8)}f}"
 
 
 def duration(seconds: float) -> str:
@@ -60,7 +48,7 @@ def columns(rows: Sequence[Row]) -> tuple[list[tuple[str, str]], list[str]]:
         "floor": "Floor",
         "bias": "Expected bias",
         "n": "Pictures",
-        "against": "Reference",
+        "against": "Against",
         "drawn": "Drawn with",
     }
     told = {name: {v for r in rows if (v := getattr(r, name))} for name in heads}
@@ -70,51 +58,20 @@ def columns(rows: Sequence[Row]) -> tuple[list[tuple[str, str]], list[str]]:
 
 
 def row(record: Record, weights: str | None) -> Row:
-    """A record as a line. weights: of the model as it is now; others' records are marked."""
-    m = record.measure
-    unit = f" {record.unit}" if record.unit else ""
-    interval = ""
-    if record.low is not None and record.high is not None:
-        interval = f"{figure(record.low, record.value)} to {figure(record.high, record.value)}"
-    floor = "" if record.floor is None else figure(record.floor)
-    if record.floor is not None and record.floor_n is not None:
-        floor += f" (n = {record.floor_n:,})"
-    drawn = sampling(record.sampling)
+    """A record as a line. weights: of the model as it is now; others' records, and those of none, are marked."""
+    model = record.model
+    other = ""
+    if weights is not None and model.get("weights_sha256") != weights:
+        steps, length = (model.get("trained") or {}).get("steps"), model.get("ema")
+        of = [f"{steps:,.0f} steps" if steps else "", f"ema {length:g}" if length else ""]
+        other = ", ".join(["other weights", *filter(None, of)])
     return Row(
-        title=m.title,
-        value=figure(record.value) + unit,
-        interval=interval,
-        floor=floor,
-        bias="" if record.bias is None else figure(record.bias),
-        n=f"{m.n:,} against {m.reference:,}",
-        against=f"{m.data}, {m.split}",
-        drawn=drawn,
+        *row_of(record),
+        bias="" if record.bias is None else f"{record.bias:.4g}",
         better="↓" if record.better == "lower" else "↑",
-        current=weights is None or record.model.get("weights_sha256") in (None, weights),
+        other=other,
         provenance=provenance(record),
     )
-
-
-def sampling(told: Mapping[str, Any]) -> str:
-    """heun, 10 steps, guidance 1.5; nothing where nothing was drawn."""
-    words = [component(AnySampler, told["sampler"])] if told.get("sampler") else []
-    if "steps" in told:
-        words.append(f"{told['steps']} steps")
-    if told.get("guidance", 1) != 1:
-        words.append(f"guidance {told['guidance']:g}")
-    if told.get("grid") and (grid := component(AnyGrid, told["grid"])) != "even":
-        words.append(f"grid {grid}")
-    if told.get("path"):
-        words.append(f"along {component(AnyPath, told['path'])}")
-    return ", ".join(words)
-
-
-def component(union: Any, table: Any) -> str:
-    """A component's table as one writes it on a command line; of what is not known here, all of it."""
-    try:
-        return in_text(from_table(union, table))
-    except ValueError:
-        return plain(table)
 
 
 def provenance(record: Record) -> list[tuple[str, str]]:
