@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from inkwash import Euler, Heun, Sampling
+from inkwash.pictures import chart, text
 from inkwash.pipeline import load
 from inkwash.report.drawings import curves, draw, overfitting
 from inkwash.report.words import duration, plain, row
@@ -49,6 +50,23 @@ def test_what_is_measured_on_a_schedule_has_its_curve(monkeypatch: pytest.Monkey
     logged[0] |= {"seconds": 1.0, "memory": 5, "eta": 2.0, "skipped": 0, "validation_band_0": 1.0}
     seen = lines_of(monkeypatch, logged)
     assert seen == {"fd": ({"": ([1.0, 3.0], [30.0, 20.0])}, "")}
+
+
+def test_the_steps_of_long_runs_have_room_on_a_curve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their labels are no nearer to each other than a space, for any number of steps."""
+    marks: list[tuple[float, str]] = []
+
+    def spy(draw: Any, at: tuple[float, float], words: str, size: int, *rest: Any) -> None:
+        if "ma" in rest:
+            marks.append((at[0], words))
+
+    monkeypatch.setattr(chart, "_write", spy)
+    for steps in (900, 1_100, 17_000, 110_000, 400_000, 999_000, 1_100_000, 1_999_000, 7_900_000):
+        curves([{"step": steps // 100 * i, "loss": 0.00001 * i} for i in range(1, 101)])
+        assert 3 <= len(marks) <= 8, steps
+        for (a, one), (b, two) in pairwise(marks):
+            assert b - a > (text.width(one, 13) + text.width(two, 13)) / 2 + 4, steps
+        marks.clear()
 
 
 def test_overfitting_is_what_the_last_validation_found() -> None:

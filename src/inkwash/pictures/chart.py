@@ -61,7 +61,8 @@ def line_plot(
     ys = np.concatenate([y for _, y in drawn] or [np.zeros(0)])
     x_low, x_high = _range(xs, 0.0)
     y_low, y_high = _range(ys, 0.04)
-    x_ticks = _log_ticks(x_low, x_high) if "x" in log else _labelled(ticks(x_low, x_high, 8))
+    most = max(2, min(8, size[0] // 110))  # so that labels as 1,000,000 have room
+    x_ticks = _log_ticks(x_low, x_high) if "x" in log else _labelled(ticks(x_low, x_high, most))
     y_ticks = _log_ticks(y_low, y_high) if "y" in log else _labelled(ticks(y_low, y_high, 6))
     at_ends = list(lines) if len(lines) > 4 else []
 

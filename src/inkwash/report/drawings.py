@@ -27,7 +27,7 @@ SHEETS = 8
 TIMES = 8
 """Moments of the denoising strip."""
 
-_SIZE = (620, 380)  # of a curve: two side by side, or one on a telephone, can be read
+_SIZE = (540, 340)  # of a curve: two side by side, or one on a telephone, can be read
 _WIDE, _SMALL = 1000, 340  # pixels across, at most: of large pictures, of those of a row
 _PIXELLED = 96  # pictures up to this side are shown with square pixels
 _POINTS = 2000
@@ -163,7 +163,7 @@ def draw(pipe: Pipeline, watch: Callable[[float], None] | None = None) -> Drawn:
 
     Raises ValueError for vectors of other than two numbers, which have no picture.
     """
-    shape, classes = pipe.config.shape, pipe.config.classes
+    shape, classes = pipe.config.pictures, pipe.config.classes
     if len(shape) == 1 and shape[0] != 2:
         raise ValueError(f"Vectors of {shape[0]} numbers have no picture.")
     points = len(shape) == 1
