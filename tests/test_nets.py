@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from inkwash.kinds import from_table, to_table
 from inkwash.model import Model
 from inkwash.nets import MLP, AnyNet, UNet
-from inkwash.nets.layers import ResBlock, SelfAttention, attention, sinusoids
+from inkwash.nets.attention import SelfAttention
+from inkwash.nets.layers import ResBlock, attention, sinusoids
 from inkwash.paths import Linear
 from inkwash.targets import V
 from inkwash.types import Condition, Given, Query

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -18,13 +19,14 @@ GROUP = 16
 """Channels per normalisation group. Below 16, the CPU's group norm leaves its vector path: 7 times slower in bf16."""
 
 
-def sinusoids(t: Tensor, n: int, max_period: float = 10_000.0) -> Tensor:
-    """Cosines and sines of t [B] at n frequencies max_period^(-i/n), i = 0 .. n-1: [B, 2n], in t's precision.
+def sinusoids(t: Tensor, n: int, max_period: float = 10_000.0, shift: float = 0.0) -> Tensor:
+    """Cosines and sines of t [B] at n frequencies max_period^(-i/(n - shift)), i = 0 .. n-1: [B, 2n], in t's precision.
 
     The fastest turns by one radian per unit of t (of about 1000), the slowest hardly at all (Vaswani et al. 2017).
+    shift: 1 has the last frequency be 1/max_period itself, as in DDPM's code.
     """
     i = torch.arange(n, device=t.device, dtype=t.dtype)
-    angles = t[:, None] * torch.exp(i * (-math.log(max_period) / n))
+    angles = t[:, None] * torch.exp(i * (-math.log(max_period) / (n - shift)))
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
@@ -35,11 +37,24 @@ class Embedding(nn.Module):
     classes + 1 rows, of which row 0 is the null label -1. With jumps, t_emb - s_emb is embedded too, through a layer
     that starts at zero: before it is trained, and for s = t with any training that leaves it there, the network is the
     one without.
+
+    shift: see `sinusoids`; sine_first: sines stand before cosines; activation: between the time's two layers, and last.
     """
 
-    def __init__(self, width: int, given: Given, frequencies: int = 64, max_period: float = 10_000.0) -> None:
+    def __init__(
+        self,
+        width: int,
+        given: Given,
+        frequencies: int = 64,
+        max_period: float = 10_000.0,
+        *,
+        shift: float = 0.0,
+        sine_first: bool = False,
+        activation: Callable[[Tensor], Tensor] = F.silu,
+    ) -> None:
         super().__init__()
         self.frequencies, self.max_period = frequencies, max_period
+        self.shift, self.sine_first, self.activation = shift, sine_first, activation
         self.classes = classes = given.classes
         self.time_in = nn.Linear(2 * frequencies, width)
         self.time_out = nn.Linear(width, width)
@@ -51,21 +66,25 @@ class Embedding(nn.Module):
 
     def forward(self, t_emb: Tensor, s_emb: Tensor, cond: Condition) -> Tensor:
         """Embed t_emb [B], s_emb [B] and cond. ValueError where a label is missing, or given to a model without."""
-        waves = sinusoids(t_emb, self.frequencies, self.max_period).to(self.time_in.weight.dtype)
-        e: Tensor = self.time_out(F.silu(self.time_in(waves)))
+        e: Tensor = self.time_out(self.activation(self.time_in(self._waves(t_emb))))
         if self.jump_in is not None and self.jump_out is not None:
-            waves = sinusoids(t_emb - s_emb, self.frequencies, self.max_period).to(self.time_in.weight.dtype)
-            e = e + self.jump_out(F.silu(self.jump_in(waves)))
+            e = e + self.jump_out(self.activation(self.jump_in(self._waves(t_emb - s_emb))))
         if self.label is None:
             if cond.label is not None:
                 raise ValueError("This model was built without classes and takes no label: pass Condition().")
-            return F.silu(e)
+            return self.activation(e)
         if cond.label is None:
             raise ValueError(
                 f"This model was built for {self.classes} classes and needs a label for every row: pass "
                 f"Condition(label=...), 0 to {self.classes - 1}, or -1 for any class."
             )
-        return F.silu(e + self.label(cond.label.to(e.device) + 1))
+        return self.activation(e + self.label(cond.label.to(e.device) + 1))
+
+    def _waves(self, t: Tensor) -> Tensor:
+        waves = sinusoids(t, self.frequencies, self.max_period, self.shift)
+        if self.sine_first:
+            waves = torch.cat(waves.chunk(2, dim=1)[::-1], dim=1)
+        return waves.to(self.time_in.weight.dtype)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -74,17 +93,31 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
     mask: bool, broadcast to [B, heads, tokens of q, tokens of k]: where it is false, the token of k is not looked at.
     Every token of q must have one to look at.
 
-    Through `scaled_dot_product_attention`, except for the few tokens of a small picture on a CPU, where two plain
-    matrix products and a softmax take a third of the fused kernel's time (measured, forward and backward).
+    Through `scaled_dot_product_attention`, except in bfloat16 on a CPU: two plain matrix products around a softmax took
+    0.2 to 0.6 of the fused kernel's time there in training, up to some 512 tokens, and 0.6 to 0.9 without gradients, up
+    to four times as many tokens as d. In float32 the fused kernel was never slower (docs/networks.md, "Attention").
     """
-    few = 256 if q.dtype == torch.bfloat16 else 128
-    if q.device.type != "cpu" or k.shape[-2] > few:
+    d = q.shape[-1]
+    learning = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    few = max(512, 4 * d) if learning else 4 * d
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or k.shape[-2] > few:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    B, H = q.shape[:2]
+    flat_q, flat_k = q.flatten(0, 1), k.flatten(0, 1)
+    scores = torch.baddbmm(q.new_zeros(()), flat_q, flat_k.transpose(1, 2), beta=0, alpha=d**-0.5).unflatten(0, (B, H))
     if mask is not None:
-        weights = weights.masked_fill(~mask, -torch.inf)
-    out: Tensor = weights.softmax(dim=-1) @ v
-    return out
+        scores = scores.masked_fill(~mask, -torch.inf)
+    return scores.softmax(dim=-1) @ v
+
+
+def linear_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax_d(q) / sqrt(d) · (softmax_n(k)' v), the first over features, the second over tokens (Shen et al. 2018).
+
+    q, k, v and the result are [B, heads, tokens, d]. The tokens meet only in the d x d matrix in brackets, so the work
+    grows with their number and not with its square. It is another function than `attention`: every token of q reads
+    the same d mixtures of values, whatever its distance to the keys.
+    """
+    return (q.softmax(dim=-1) * q.shape[-1] ** -0.5) @ (k.softmax(dim=-2).transpose(-2, -1) @ v)
 
 
 def norm(channels: int) -> nn.GroupNorm:
@@ -121,26 +154,4 @@ class ResBlock(nn.Module):
         if self.dropout > 0:
             h = F.dropout(h, self.dropout, self.training)
         out: Tensor = x + self.conv2(h)
-        return out
-
-
-class SelfAttention(nn.Module):
-    """x + attention over all positions of x [B, C, H, W]. The output projection starts at zero.
-
-    As many heads as divide the channels with at least head_dim each; one head where there are fewer channels.
-    """
-
-    def __init__(self, channels: int, head_dim: int) -> None:
-        super().__init__()
-        self.heads = next(n for n in range(max(1, channels // head_dim), 0, -1) if channels % n == 0)
-        self.norm = norm(channels)
-        self.qkv = nn.Linear(channels, 3 * channels)
-        self.out = zeroed(nn.Linear(channels, channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [B, C, H, W] to the same shape."""
-        tokens = self.norm(x).permute(0, 2, 3, 1).flatten(1, 2)  # [B, HW, C], a view of channels-last memory
-        q, k, v = (z.unflatten(2, (self.heads, -1)).transpose(1, 2) for z in self.qkv(tokens).chunk(3, dim=2))
-        h = self.out(attention(q, k, v).transpose(1, 2).flatten(2))
-        out: Tensor = x + h.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
         return out

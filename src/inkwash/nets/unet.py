@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inkwash.nets.layers import Embedding, ResBlock, SelfAttention, norm, zeroed
+from inkwash.nets.attention import CrossAttention, SelfAttention, Text
+from inkwash.nets.layers import Embedding, ResBlock, norm, zeroed
 from inkwash.types import Component, Condition, Given
 
 Preset = Literal["tiny", "small", "base"]
@@ -26,7 +27,8 @@ class UNet(Component):
     doubling of the longer side beyond 40 pixels. widths: channels at each level, each of half the former's side.
     depth: residual blocks on the way down and again on the way up, at each level. attention: the levels, counted from
     0, that have self-attention. head_dim: the least number of channels per attention head. dropout: in [0, 1), inside
-    the residual blocks.
+    the residual blocks. Text tokens, where they are given, are looked at after every self-attention, and at the lowest
+    level if there is none.
     Raises ValueError for values that make no network.
     """
 
@@ -122,19 +124,24 @@ def _check_size(height: int, width: int, factor: int) -> None:
 
 
 class _Level(nn.Module):
-    """Residual blocks at one resolution, each followed by attention where asked for."""
+    """Residual blocks at one resolution, each followed by attention, to itself and to a text, where asked for."""
 
-    def __init__(self, channels: int, depth: int, head_dim: int | None, dropout: float) -> None:
+    def __init__(self, channels: int, depth: int, dropout: float, head_dim: int, attends: bool, tokens: int) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(ResBlock(channels, dropout) for _ in range(depth))
-        self.attention = nn.ModuleList(SelfAttention(channels, head_dim) for _ in range(depth) if head_dim)
+        self.attention = nn.ModuleList(SelfAttention(channels, head_dim) for _ in range(depth) if attends)
+        self.text = nn.ModuleList(
+            CrossAttention(channels, head_dim, tokens, norm(channels)) for _ in range(depth) if tokens
+        )
 
-    def forward(self, x: Tensor, modulation: list[Tensor]) -> Tensor:
+    def forward(self, x: Tensor, modulation: list[Tensor], text: tuple[Tensor, Tensor] | None) -> Tensor:
         for i, block in enumerate(self.blocks):
             scale, shift = modulation.pop(0).chunk(2, dim=1)
             x = block(x, scale, shift)
             if len(self.attention):
                 x = self.attention[i](x)
+            if len(self.text):
+                x = self.text[i](x, *text)
         return x
 
 
@@ -150,12 +157,12 @@ class _Module(nn.Module):
         patch, widths, depth = sizes.patch, sizes.widths, sizes.depth
         self.channels, self.patch = channels, patch
         self.factor = patch * 2 ** (len(widths) - 1)
-        head_dims = [sizes.head_dim if i in sizes.attention else None for i in range(len(widths))]
+        last = len(widths) - 1
 
         def level(i: int, depth: int) -> _Level:
-            return _Level(widths[i], depth, head_dims[i], dropout)
+            reads = i in (sizes.attention or (last,))
+            return _Level(widths[i], depth, dropout, sizes.head_dim, i in sizes.attention, given.tokens if reads else 0)
 
-        last = len(widths) - 1
         self.stem = nn.Conv2d(channels * patch**2, widths[0], 3, padding=1)
         self.down = nn.ModuleList(level(i, depth) for i in range(last))
         self.shrink = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairwise(widths))
@@ -170,6 +177,7 @@ class _Module(nn.Module):
         self.splits += [2 * widths[-1]] * (2 * depth)
         self.splits += [2 * w for w in reversed(widths[:-1]) for _ in range(depth)]
         self.embed = Embedding(max(128, 2 * widths[0]), given)
+        self.text = Text(given.tokens)
         self.modulation = nn.Linear(self.embed.time_out.out_features, sum(self.splits))
 
     def forward(self, x: Tensor, t_emb: Tensor, s_emb: Tensor, cond: Condition) -> Tensor:
@@ -179,16 +187,17 @@ class _Module(nn.Module):
         _check_size(x.shape[2], x.shape[3], self.factor)
         emb = self.modulation(self.embed(t_emb, s_emb, cond))
         modulation = [m[:, :, None, None] for m in emb.split(self.splits, dim=1)]
+        text = self.text(cond, x)
         h = F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x
         h = self.stem(h.contiguous(memory_format=torch.channels_last))
         skips = []
         for level, shrink in zip(self.down, self.shrink, strict=True):
-            h = level(h, modulation)
+            h = level(h, modulation, text)
             skips.append(h)
             h = shrink(h)
-        h = self.bottom(h, modulation)
+        h = self.bottom(h, modulation, text)
         for i in reversed(range(len(self.up))):
             h = F.interpolate(self.grow[i](h), scale_factor=2.0, mode="nearest")
-            h = self.up[i](self.join[i](torch.cat([h, skips[i]], dim=1)), modulation)
+            h = self.up[i](self.join[i](torch.cat([h, skips[i]], dim=1)), modulation, text)
         h = self.head(F.silu(self.norm(h)))
         return F.pixel_shuffle(h, self.patch) if self.patch > 1 else h

@@ -1,0 +1,120 @@
+"""How the positions of a picture look at one another and at a text's tokens: the attention layers of the U-Nets."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from inkwash.nets.layers import attention, linear_attention, norm, zeroed
+from inkwash.types import Condition
+
+
+def heads_of(channels: int, head_dim: int) -> int:
+    """As many heads as divide the channels with at least head_dim each; one where there are fewer channels.
+
+    head_dim = 0 is one head of all channels.
+    """
+    most = max(1, channels // head_dim) if head_dim else 1
+    return next(n for n in range(most, 0, -1) if channels % n == 0)
+
+
+def _tokens(x: Tensor) -> Tensor:
+    return x.flatten(2).transpose(1, 2)  # [B, HW, C], a view; its rows are contiguous in channels-last memory
+
+
+def _added(x: Tensor, h: Tensor) -> Tensor:
+    """x [B, C, H, W] and what its positions were told, h [B, HW, C]."""
+    return x + h.transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+class SelfAttention(nn.Module):
+    """x + attention over all positions of x [B, C, H, W], `heads_of` them. The output projection starts at zero."""
+
+    def __init__(self, channels: int, head_dim: int) -> None:
+        super().__init__()
+        self.heads = heads_of(channels, head_dim)
+        self.norm = norm(channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.out = zeroed(nn.Linear(channels, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, H, W] to the same shape."""
+        projected = self.qkv(_tokens(self.norm(x))).chunk(3, dim=2)
+        q, k, v = (z.unflatten(2, (self.heads, -1)).transpose(1, 2) for z in projected)
+        return _added(x, self.out(attention(q, k, v).transpose(1, 2).flatten(2)))
+
+
+class SplitAttention(nn.Module):
+    """As `SelfAttention`, with q, k and v from three layers after a norm of the caller's: the literature's layout.
+
+    linear: through `linear_attention`, whose work grows with the number of positions and not with its square.
+    """
+
+    def __init__(self, channels: int, head_dim: int, norm: nn.Module, *, linear: bool = False) -> None:
+        super().__init__()
+        self.heads = heads_of(channels, head_dim)
+        self.attend = linear_attention if linear else attention
+        self.norm = norm
+        self.q = nn.Linear(channels, channels)
+        self.k = nn.Linear(channels, channels)
+        self.v = nn.Linear(channels, channels)
+        self.out = zeroed(nn.Linear(channels, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, H, W] to the same shape."""
+        tokens = _tokens(self.norm(x))
+        q, k, v = (f(tokens).unflatten(2, (self.heads, -1)).transpose(1, 2) for f in (self.q, self.k, self.v))
+        return _added(x, self.out(self.attend(q, k, v).transpose(1, 2).flatten(2)))
+
+
+class CrossAttention(nn.Module):
+    """x + attention of its positions [B, C, H, W] to a text's tokens. The output projection starts at zero.
+
+    width: of the tokens; see `Text` for where they and their mask come from.
+    """
+
+    def __init__(self, channels: int, head_dim: int, width: int, norm: nn.Module) -> None:
+        super().__init__()
+        self.heads = heads_of(channels, head_dim)
+        self.norm = norm
+        self.q = nn.Linear(channels, channels)
+        self.kv = nn.Linear(width, 2 * channels)
+        self.out = zeroed(nn.Linear(channels, channels))
+
+    def forward(self, x: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        """x [B, C, H, W] to the same shape; tokens [B, N, width], mask [B, 1, 1, N]: which of them there are."""
+        projected = (self.q(_tokens(self.norm(x))), *self.kv(tokens).chunk(2, dim=2))
+        q, k, v = (z.unflatten(2, (self.heads, -1)).transpose(1, 2) for z in projected)
+        return _added(x, self.out(attention(q, k, v, mask).transpose(1, 2).flatten(2)))
+
+
+class Text(nn.Module):
+    """A condition's text tokens with a learned one in front, which is always there: the null text is it alone.
+
+    width: of a token; 0 is a network without text, for which a call gives None.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.null = nn.Parameter(torch.zeros(1, 1, width)) if width else None
+
+    def forward(self, cond: Condition, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Tokens [B, 1 + N, width] and mask [B, 1, 1, 1 + N] for x [B, ...]; absent tokens are zero and masked.
+
+        Raises ValueError where tokens are missing, of another width, or given to a network without.
+        """
+        if self.null is None:
+            if cond.tokens is not None:
+                raise ValueError("This model was built without text tokens and takes none: pass no tokens.")
+            return None
+        width = self.null.shape[2]
+        if cond.tokens is None or cond.present is None or cond.tokens.shape[2] != width:
+            got = "none" if cond.tokens is None else f"of width {cond.tokens.shape[2]}"
+            raise ValueError(
+                f"This model was built for text tokens of width {width}, and was given {got}: pass "
+                f"Condition(tokens=..., present=...); a row without any present is the null text."
+            )
+        present = cond.present.to(x.device)
+        tokens = cond.tokens.to(x.device, self.null.dtype).masked_fill(~present[:, :, None], 0)  # they may hold NaN
+        tokens = torch.cat([self.null.expand(len(present), -1, -1), tokens], dim=1)
+        return tokens, torch.cat([torch.ones_like(present[:, :1]), present], dim=1)[:, None, None]
