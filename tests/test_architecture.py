@@ -23,6 +23,7 @@ LAYERS = {
     "application": [
         "checkpoint",
         "modelfolder",
+        "codecfolder",
         "sampling",
         "pipeline",
         "editing",
@@ -33,6 +34,8 @@ LAYERS = {
         "training",
         "report",
         "recipes",
+        "autoencoding",
+        "exchange",
     ],
     "faces": ["cli"],
 }

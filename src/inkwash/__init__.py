@@ -18,6 +18,8 @@ from inkwash._version import __version__
 
 if TYPE_CHECKING:
     from inkwash.checkpoint import CheckpointError
+    from inkwash.codec import LatentCodec, Latents
+    from inkwash.codecfolder import load_codec, save_codec
     from inkwash.data import Dataset, DataSpec
     from inkwash.edit import (
         Blur,
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
     )
     from inkwash.model import EdmInputs, Indexed, Model, Plain, UnitVariance
     from inkwash.modelfolder import Config
-    from inkwash.nets import MLP, UNet
+    from inkwash.nets import MLP, KLAutoencoder, TinyAutoencoder, UNet
     from inkwash.noise import Philox
     from inkwash.objectives import (
         P2,
@@ -102,6 +104,8 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "checkpoint": ["CheckpointError"],
+    "codec": ["LatentCodec", "Latents"],
+    "codecfolder": ["load_codec", "save_codec"],
     "data": ["DataSpec", "Dataset"],
     "evaluation": ["BoundSettings", "FlowSettings", "Measurement", "held_out", "measure"],
     "features": ["Classifier", "DinoV2", "Extractor", "Inception", "Lite0", "Raw", "extractor"],
@@ -134,7 +138,7 @@ _WHERE = {
     ],
     "model": ["EdmInputs", "Indexed", "Model", "Plain", "UnitVariance"],
     "modelfolder": ["Config"],
-    "nets": ["MLP", "UNet"],
+    "nets": ["KLAutoencoder", "MLP", "TinyAutoencoder", "UNet"],
     "noise": ["Philox"],
     "objectives": [
         *("Bound", "EdmWeight", "Hybrid", "Independent", "MinSnr", "OptimalTransport", "P2", "Regression"),

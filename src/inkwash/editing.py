@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from inkwash import pictures
-from inkwash.codec import Pixels, Scaled, codec_for
+from inkwash.codec import LatentCodec, Pixels, Scaled, codec_for
 from inkwash.edit import Decode, check_deterministic, slerp
 from inkwash.modelfolder import Config
 from inkwash.noise import Philox, Stream
@@ -28,7 +29,7 @@ MAX_PIXELS = 100_000_000
 
 
 def read_picture(source: str, config: Config, *, shrink: int = 1, split: Literal["train", "test"] = "train") -> Tensor:
-    """A picture as the model sees it, [1, C, H, W] in [-1, 1]: the middle of it, brought to the model's size.
+    """A picture of the kind the model draws, [1, C, H, W] in [-1, 1]: the middle of it, brought to the model's size.
 
     source: a picture file, or SOURCE:INDEX, a picture of a data set ("fashion-mnist:7"). shrink: H and W are this many
     times smaller than the model's. Raises ValueError where there is no such picture, or it does not fit the model.
@@ -37,7 +38,7 @@ def read_picture(source: str, config: Config, *, shrink: int = 1, split: Literal
         raise ValueError(f"This model draws vectors of {config.shape[0]} numbers; editing is for models of pictures.")
     from inkwash.data.decode import fit
 
-    channels, height, width = config.shape
+    channels, height, width = config.pictures
     if height % shrink or width % shrink:
         raise ValueError(
             f"This model's pictures, {height}x{width}, cannot be {shrink} times smaller: not a whole size."
@@ -63,11 +64,29 @@ def read_mask(file: File, config: Config) -> Tensor:
     It is brought to the model's size as the picture is. Raises ValueError for a file that is no picture, or a mask
     without any white.
     """
-    _, height, width = config.shape
+    _, height, width = config.pictures
     known = 1 - torch.from_numpy(_decoded(str(file), file, _framing(height, width, 1))[None, ..., 0]).float() / 255
     if bool((known == 1).all()):
         raise ValueError(f"{file} has no white in it, and what is white is drawn anew. Paint a part of it white.")
     return known[:, None]
+
+
+def encoded(pipe: Pipeline, x0: Tensor) -> Tensor:
+    """Pictures [n, C, H, W] in [-1, 1] as the model diffuses them: themselves, or their latents [n, c, h, w]."""
+    return pipe.codec.encode(Pixels().decode(x0).to(pipe.device)) if isinstance(pipe.codec, LatentCodec) else x0
+
+
+def as_kept(pipe: Pipeline, known: Tensor) -> tuple[Tensor, Tensor]:
+    """What is known of pictures, [n, 1, H, W] in [0, 1], as the model can keep it; and what that is in pixels.
+
+    A latent stands for a square of pixels, and is kept as far as the least known of them: with one pixel to be drawn
+    anew, all of its square is.
+    """
+    if not isinstance(pipe.codec, LatentCodec):
+        return known, known
+    factor = pipe.codec.config.autoencoder.factor
+    kept = -F.max_pool2d(-known, factor)
+    return kept, kept.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
 
 
 def between(

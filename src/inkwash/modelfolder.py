@@ -1,4 +1,7 @@
-"""A model on disk: a folder with `config.json`, `model.safetensors` (the EMA weights), a card, and a manifest."""
+"""A model on disk: a folder with `config.json`, `model.safetensors` (the EMA weights), a card, and a manifest.
+
+A model of latents has the weights of its codec there too, in codec/, so that the folder is all it needs.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path as File
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from inkwash import checkpoint
 from inkwash._version import __version__
-from inkwash.codec import AnyCodec
+from inkwash.codec import AnyCodec, Codec, LatentCodec, Latents
 from inkwash.kinds import from_table, to_table
 from inkwash.model import AnyInputs, Model
 from inkwash.nets import AnyNet
@@ -24,14 +27,18 @@ from inkwash.types import Component, Given
 FORMAT = 1
 """The version of config.json: another is refused."""
 
+CODEC = "codec/codec"
+"""The weights of a codec in a model's folder, without .safetensors."""
+
 
 @dataclass(frozen=True)
 class Config(Component):
     """All that a model is besides its weights; the content of `config.json`.
 
-    shape: of one example, (C, H, W) or (D,); classes: their names in order; sampling: the settings used unless others
-    are asked for; data: the data set's name; trained: steps, images and seconds of training so far; learned_variance:
-    see `Model`; ema: the length of the average the weights are, a share of the run (sigma_rel), None where unknown.
+    shape: of one example as it is diffused, (C, H, W) or (D,), for latents (c, h, w); classes: their names in order;
+    sampling: the settings used unless others are asked for; data: the data set's name; trained: steps, images and
+    seconds of training so far; learned_variance: see `Model`; ema: the length of the average the weights are, a share
+    of the run (sigma_rel), None where unknown. Raises ValueError for latents that sampling clips.
     """
 
     shape: tuple[int, ...]
@@ -47,6 +54,18 @@ class Config(Component):
     learned_variance: bool = False
     ema: float | None = None
 
+    def __post_init__(self) -> None:
+        if isinstance(self.codec, Latents) and self.sampling.clip:
+            raise ValueError(
+                "sampling.clip keeps x0 within [-1, 1], the range of pixels, and this model's x0 are latents of "
+                "deviation 1, which are often beyond. Use clip = false."
+            )
+
+    @property
+    def pictures(self) -> tuple[int, ...]:
+        """The shape of an example as it is seen, (C, H, W) or (D,): of what the codec decodes."""
+        return self.codec.pictured(self.shape)
+
     def build(self) -> Model:
         """The model with freshly initialised weights."""
         return Model(self.network(), self.path, self.target, self.inputs, learned_variance=self.learned_variance)
@@ -58,21 +77,51 @@ class Config(Component):
         return net
 
 
-def save_model(config: Config, weights: Mapping[str, Tensor], folder: str | File, measured: str = "") -> File:
-    """Write a model's folder atomically, in place of one that may be there. measured: more of its card, in Markdown."""
+class Loaded(NamedTuple):
+    """All that is in a model's folder."""
+
+    config: Config
+    model: Model
+    codec: Codec
+
+
+def save_model(
+    config: Config,
+    weights: Mapping[str, Tensor],
+    folder: str | File,
+    measured: str = "",
+    *,
+    codec: Codec | None = None,
+) -> File:
+    """Write a model's folder atomically, in place of one that may be there.
+
+    measured: more of its card, in Markdown; codec: the config's with its weights, which a model of latents is saved
+    with. Raises ValueError where it is missing, or another than the config's.
+    """
+    codec = config.codec.bind() if codec is None else codec
+    if isinstance(codec, LatentCodec) and codec.config != config.codec:
+        raise ValueError(f"The model was trained in latents of {config.codec}, and is to be saved with {codec.config}.")
+    tensors = {"model": weights} | ({} if codec.weights is None else {CODEC: codec.weights})
     table = {"format": FORMAT, "inkwash": __version__} | to_table(config)
     texts = {"config.json": json.dumps(table, indent=2) + "\n", "README.md": _card(config) + measured}
-    return checkpoint.publish(File(folder), {"model": weights}, texts)
+    return checkpoint.publish(File(folder), tensors, texts)
 
 
 def load_model(run: str | File, *, trust: bool = False) -> tuple[Config, Model]:
-    """Read a model from its own folder, or from the run's folder it is in.
+    """A model without its codec: see `load_whole`."""
+    config, model, _ = load_whole(run, trust=trust)
+    return config, model
+
+
+def load_whole(run: str | File, *, trust: bool = False) -> Loaded:
+    """Read a model and its codec from its own folder, or from the run's folder it is in.
 
     trust: whether classes from outside the package, named in the config, may be imported. Raises ValueError naming
     what is missing where there is no model, and checkpoint.CheckpointError where it is damaged.
     """
     folder = find_model(run)
-    saved = checkpoint.load(folder, ["config.json", "model.safetensors"])  # both of one version: it may be replaced
+    # All of one version: it may be replaced meanwhile.
+    saved = checkpoint.load(folder, ["config.json", "model.safetensors"], also=[f"{CODEC}.safetensors"])
     config = _config(saved.texts["config.json"], folder, trust)
     model = config.build()
     try:
@@ -83,12 +132,24 @@ def load_model(run: str | File, *, trust: bool = False) -> tuple[Config, Model]:
             f"The weights in {folder} do not fit its config.json: {first or error} "
             f"Another version of inkwash may have written them; this is {__version__}."
         ) from error
-    return config, model
+    return Loaded(config, model, _bound(config, saved, folder))
+
+
+def load_own_codec(folder: File, config: Config) -> Codec:
+    """The codec of the model in a folder, without the model; raises as `load_whole` does."""
+    return _bound(config, checkpoint.load(folder, ["config.json"], also=[f"{CODEC}.safetensors"]), folder)
 
 
 def read_config(folder: File, *, trust: bool = False) -> Config:
     """A model's config, without its weights."""
     return _config(checkpoint.load_text(folder, "config.json"), folder, trust)
+
+
+def _bound(config: Config, saved: checkpoint.Checkpoint, folder: File) -> Codec:
+    try:
+        return config.codec.bind(saved.tensors.get(CODEC))
+    except ValueError as error:
+        raise checkpoint.CheckpointError(f"The model in {folder} is damaged: {error}") from error
 
 
 def _config(text: str, folder: File, trust: bool) -> Config:
@@ -130,7 +191,8 @@ def _card(config: Config) -> str:
     lines = [
         "# A diffusion model made with inkwash",
         "",
-        f"- Data: {config.data or 'not stated'}; examples of shape {' x '.join(map(str, config.shape))}.",
+        f"- Data: {config.data or 'not stated'}; examples of shape {' x '.join(map(str, config.pictures))}.",
+        *([f"- Latents of shape {' x '.join(map(str, config.shape))}."] if config.pictures != config.shape else []),
         f"- Classes: {', '.join(config.classes) if config.classes else 'none'}.",
         f"- Trained for {trained.get('steps', 0):,.0f} steps on {trained.get('images', 0):,.0f} images, "
         f"{trained.get('seconds', 0) / 60:,.1f} minutes.",

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from inkwash._version import __version__
-from inkwash.codec import AnyCodec, Pixels
+from inkwash.codec import Codec, Pixels
 from inkwash.device import pick_device
 from inkwash.drive import Watch, drive
 from inkwash.edit import Edit, clean_time, invert
@@ -24,7 +24,7 @@ from inkwash.grids import Grid
 from inkwash.guidance import Along, Chunked, Clipped, Guided, same_noise
 from inkwash.kinds import to_table
 from inkwash.model import Model, Prepared
-from inkwash.modelfolder import Config, load_model
+from inkwash.modelfolder import Config, load_whole
 from inkwash.noise import Philox, Stream
 from inkwash.sampling import Sampling
 from inkwash.targets import check
@@ -55,7 +55,7 @@ class Samples:
     array: np.ndarray
     labels: tuple[str, ...]
     settings: dict[str, Any]
-    codec: AnyCodec = field(default_factory=Pixels)
+    codec: Codec = field(default_factory=Pixels)
 
     def __len__(self) -> int:
         return len(self.array)
@@ -77,11 +77,20 @@ class Pipeline:
     """A loaded model, ready to draw: call it. See `load`.
 
     chunk: pictures in every forward pass, `CHUNK` by default; part of what a picture depends on, and of its settings.
+    codec: the config's with its weights, where it has any; ValueError where they are missing.
     """
 
-    def __init__(self, config: Config, model: Model, device: torch.device, chunk: int | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        model: Model,
+        device: torch.device,
+        chunk: int | None = None,
+        codec: Codec | None = None,
+    ) -> None:
         self.config = config
         self.model = model
+        self.codec = (config.codec.bind() if codec is None else codec).to(device)
         self.device = device
         self.chunk = chunk or (CHUNK.get(device.type, 8) if len(config.shape) == 3 else VECTORS)
         model.net.to(device).eval()
@@ -149,7 +158,7 @@ class Pipeline:
 
             seen = None if watch is None and trace is None else told
             drawn = self._draw(rows, cond, own, edit, times.expand(-1, len(rows)), Philox(seed, rows), seen)
-            pieces.append(drawn[kept])
+            pieces.append(self.codec.decode(drawn)[kept].cpu())  # before the cut, each in its place
         if watch is not None:
             watch(1.0)
         settings = {
@@ -161,7 +170,7 @@ class Pipeline:
             **edit.settings(),
         }
         names = () if labels is None else tuple(self.config.classes[i] if i >= 0 else "any" for i in labels.tolist())
-        return Samples(self.config.codec.decode(torch.cat(pieces)).cpu().numpy(), names, settings, self.config.codec)
+        return Samples(torch.cat(pieces).numpy(), names, settings, self.codec)
 
     def encode(
         self,
@@ -174,7 +183,7 @@ class Pipeline:
         path: Path | str | None = None,
         time: float = 1.0,
     ) -> Tensor:
-        """The latents at `time` from which sampling leads back to x0 [n, C, H, W] in [-1, 1]: see `edit.invert`.
+        """The latents at `time` from which sampling leads back to x0 [n, *shape], encoded data: see `edit.invert`.
 
         label: as in a call; -1, the default, is any class, also for models without classes. Without guidance. Give them
         back with `edit=Decode(latents, time)` and the same settings, whose times are visited upwards. Raises ValueError
@@ -288,9 +297,9 @@ def load(
     model's config, may be imported. Raises ValueError where there is no model.
     """
     where = pick_device(device)
-    config, model = load_model(run, trust=trust)
+    config, model, codec = load_whole(run, trust=trust)
     model.autocast = torch.bfloat16 if precision == "bf16" else None
-    return Pipeline(config, model, where, chunk)
+    return Pipeline(config, model, where, chunk, codec)
 
 
 def find_class(classes: Sequence[str], label: str | int) -> int:

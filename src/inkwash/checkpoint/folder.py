@@ -100,8 +100,10 @@ def publish(
     return folder
 
 
-def load(folder: Path, names: Collection[str] | None = None) -> Checkpoint:
+def load(folder: Path, names: Collection[str] | None = None, also: Collection[str] = ()) -> Checkpoint:
     """Read the files of a published folder (or only `names`), checked against the manifest, all of one version.
+
+    also: names that are read as well where the folder has them.
 
     Tensors are mapped from the file and read when first touched; changing them changes no file.
     Raises `CheckpointError` as `verify` does, and for names that the folder does not have.
@@ -109,7 +111,7 @@ def load(folder: Path, names: Collection[str] | None = None) -> Checkpoint:
 
     def read(place: Path) -> Checkpoint:
         files = _manifest(place, folder)
-        wanted = list(files) if names is None else list(names)
+        wanted = list(files) if names is None else [*names, *(name for name in also if name in files)]
         if missing := [name for name in wanted if name not in files]:
             raise CheckpointError(f"{folder} has no {', '.join(missing)}. It has {', '.join(sorted(files))}.")
         _check(place, folder, {name: files[name] for name in wanted})

@@ -77,7 +77,7 @@ def leave_pictures(folder: Path, recipe: Recipe, data: Dataset) -> dict[str, str
     save_png(sheet(samples), folder / "samples.png", samples.settings)
     save_gif(trace.frames(samples), folder / "denoising.gif")
     captions = [f"t = {t:g}" for t in TIMES]
-    strip = forward_strip(data.images[0], pipe.config.codec, recipe.path, TIMES, captions)
+    strip = forward_strip(data.images[0], pipe.codec, recipe.path, TIMES, captions)
     save_png(strip, folder / "forward.png", {"data": data.name, "at": list(TIMES)})
     save_png(loss_plot(read_metrics(folder / "metrics.jsonl")), folder / "loss.png", {"run": str(folder)})
     return {

@@ -100,16 +100,21 @@ def edit(
     refuse(mistakes)
 
     from inkwash.cli.terminal import bar
-    from inkwash.editing import beside, read_mask, read_picture
+    from inkwash.editing import as_kept, beside, encoded, read_mask, read_picture
     from inkwash.pictures import save_png
     from inkwash.pipeline import load
 
     pipe = load(run, device=device, trust=trust)
+    if (deblur is not None or enlarge is not None) and pipe.config.pictures != pipe.config.shape:
+        raise ValueError(
+            f"{mode} compares pictures with what a blurred or smaller one says of them, step by step, which needs a "
+            "model of pixels; this one is of latents. Use --strength."
+        )
     labels: list[str | int] = [*label] if label else [-1]
     count = len(labels) if invert else n or max(4, len(labels))
     shrink = enlarge if enlarge is not None and not degrade else 1
     x0 = read_picture(picture, pipe.config, shrink=shrink, split=split)
-    known = read_mask(mask, pipe.config) if mask is not None else None
+    known = as_kept(pipe, read_mask(mask, pipe.config)) if mask is not None else None
     shown: list[tuple[str, Tensor]] = [("original", x0)]
     job: Edit
     if known is not None or deblur is not None or enlarge is not None:  # fresh noise mends what the guiding breaks
@@ -118,21 +123,21 @@ def edit(
         if known is not None:
             from inkwash.edit import Fill
 
-            job = Fill(x0, known, resamplings=resample or 1)
-            shown.append(("what is kept", known * x0))
+            job = Fill(encoded(pipe, x0), known[0].to(pipe.device), resamplings=resample or 1)
+            shown.append(("what is kept", known[1] * x0))
         elif invert:
             from inkwash.edit import Decode
 
             time = 1.0 if strength is None else strength
             source = -1 if from_label is None else from_label
-            job = Decode(pipe.encode(x0, label=source, steps=steps, sampler=sampler, time=time), time)
+            job = Decode(pipe.encode(encoded(pipe, x0), label=source, steps=steps, sampler=sampler, time=time), time)
             guidance = 1.0 if guidance is None else guidance
         elif deblur is not None or enlarge is not None:
             job, shown = _restore(pipe, x0, deblur, enlarge, NOISE if noise is None else noise, degrade, seed)
         else:
             from inkwash.edit import Vary
 
-            job = Vary(x0, STRENGTH if strength is None else strength)
+            job = Vary(encoded(pipe, x0), STRENGTH if strength is None else strength)
         asked = [labels[i % len(labels)] for i in range(count)]
         samples = pipe(
             count,

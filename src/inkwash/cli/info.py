@@ -32,7 +32,7 @@ def info(
 def _model(config: Config) -> dict[str, str]:
     trained, own = config.trained, config.sampling
     pictures = len(config.shape) == 3
-    shape = " x ".join(map(str, config.shape))
+    shape = " x ".join(map(str, config.pictures))
     return {
         "data": config.data,
         "examples": f"{shape} (channels x height x width)" if pictures else f"vectors of {shape}",

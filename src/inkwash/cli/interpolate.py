@@ -51,7 +51,7 @@ def interpolate(
     refuse(mistakes)
 
     from inkwash.cli.terminal import bar
-    from inkwash.editing import beside, between, read_picture, seed_latent
+    from inkwash.editing import beside, between, encoded, read_picture, seed_latent
     from inkwash.pictures import save_png
     from inkwash.pipeline import load
 
@@ -65,7 +65,7 @@ def interpolate(
             import torch
 
             shown = [read_picture(end, pipe.config, split=split) for end in ends]
-            a, b = pipe.encode(torch.cat(shown), label=what, steps=steps, sampler=sampler)
+            a, b = pipe.encode(encoded(pipe, torch.cat(shown)), label=what, steps=steps, sampler=sampler)
             guidance = 1.0 if guidance is None else guidance
         else:
             a, b = (seed_latent(pipe, seed, sampler=sampler, steps=steps) for seed in chosen)

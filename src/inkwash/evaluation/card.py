@@ -12,7 +12,7 @@ from inkwash.evaluation.likelihood import weights_hash
 from inkwash.evaluation.record import Record, newest, read
 from inkwash.grids import AnyGrid
 from inkwash.kinds import from_table, in_text
-from inkwash.modelfolder import find_model, read_config, save_model
+from inkwash.modelfolder import find_model, load_own_codec, read_config, save_model
 from inkwash.paths import AnyPath
 from inkwash.samplers import AnySampler
 
@@ -37,8 +37,8 @@ def write_card(run: str | File, *, trust: bool = False) -> str:
     with held(model.parent) as free:
         if not free:
             return f"{model.parent} is being trained, so its card was left as it is; the records have the numbers."
-        saved = checkpoint.load(model)
-        save_model(read_config(model, trust=trust), saved.tensors["model"], model, measured_lines(newest(records)))
+        weights, config = checkpoint.load(model).tensors["model"], read_config(model, trust=trust)
+        save_model(config, weights, model, measured_lines(newest(records)), codec=load_own_codec(model, config))
     return ""
 
 

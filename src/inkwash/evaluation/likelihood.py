@@ -22,6 +22,7 @@ from inkwash._version import __version__
 from inkwash.bound import Variance
 from inkwash.codec import Pixels
 from inkwash.data import Dataset, DataSpec, Progress, load, order, split
+from inkwash.evaluation.blocks import rows_hash
 from inkwash.evaluation.interval import Interval
 from inkwash.grids import AnyGrid, Grid
 from inkwash.guidance import Chunked
@@ -187,7 +188,12 @@ def measure(
     found_bound = None if bound is None else _bound(examples, bound, grid, told.pop(0))
     found_flow = None if flow is None else _flow(examples, flow, told.pop(0))
     settings = {
-        "data": {"name": data.name, "fingerprint": data.fingerprint, "of": len(data) if rows is None else len(rows)},
+        "data": {
+            "name": data.name,
+            "fingerprint": data.fingerprint,
+            "of": len(data) if rows is None else len(rows),
+            "rows": rows_hash(np.arange(len(data)) if rows is None else rows),
+        },
         "n": len(examples.index),
         "seed": seed,
         "labels": examples.labels,
@@ -230,6 +236,7 @@ class _Examples:
         config = pipe.config
         if n < 1 or size < 1:
             raise ValueError(f"n and batch_size must be at least 1, not {n} and {size}.")
+        pipe.codec.log_scale(config.shape)  # of latents there is none, and that is said now
         if data.shape != config.shape or (data.images.dtype == np.uint8) != isinstance(config.codec, Pixels):
             raise ValueError(
                 f"{data.name} has examples of shape {data.shape}, {data.images.dtype}, and the model was made for "
@@ -244,7 +251,7 @@ class _Examples:
 
     @property
     def bin(self) -> float | None:
-        return self.pipe.config.codec.bin
+        return self.pipe.codec.bin
 
     @property
     def dims(self) -> int:
@@ -255,7 +262,7 @@ class _Examples:
         config, device = self.pipe.config, self.pipe.device
         for start in range(0, len(self.index), self.size):
             index = self.index[start : start + self.size]
-            x = config.codec.encode(torch.from_numpy(np.asarray(self.data.images[index])).to(device))
+            x = self.pipe.codec.encode(torch.from_numpy(np.asarray(self.data.images[index])).to(device))
             label: Tensor | None = None
             if self.labels == "own" and self.data.labels is not None:
                 label = torch.from_numpy(self.data.labels[index]).to(device)
@@ -285,7 +292,7 @@ class _Told:
 
 
 def _bound(examples: _Examples, settings: BoundSettings, grid: Grid, watch: Watch) -> BoundFigures:
-    model, codec = examples.pipe.model, examples.pipe.config.codec
+    model, codec = examples.pipe.model, examples.pipe.codec
     times = grid(model.path, settings.steps)
     times = torch.cat([torch.unique(model.path.snap(times[:-1])).flip(0), times[-1:]])  # in falling order, each once
     check(model.path, model.target, times[:-1])
@@ -319,7 +326,7 @@ def _bound(examples: _Examples, settings: BoundSettings, grid: Grid, watch: Watc
 
 
 def _flow(examples: _Examples, settings: FlowSettings, watch: Watch) -> FlowFigures:
-    model, codec = examples.pipe.model, examples.pipe.config.codec
+    model, codec = examples.pipe.model, examples.pipe.codec
     end = torch.ones(1, dtype=torch.float64)
     check(model.path, model.target, end)
     least = flow_start(model.path, settings.smallest)

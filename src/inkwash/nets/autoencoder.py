@@ -46,6 +46,9 @@ class Posterior(NamedTuple):
 class Autoencoder(nn.Module):
     """Base of autoencoders' modules. Pictures are [B, C, H, W] in [-1, 1], latents [B, c, H/factor, W/factor]."""
 
+    encoder: nn.Module
+    decoder: nn.Module
+
     def encode(self, x: Tensor) -> Posterior:
         """The posterior of the latents of pictures x."""
         raise NotImplementedError

@@ -148,7 +148,7 @@ def _sentence(found: Material) -> str:
         return f"A diffusion model of {data}, of which no model can be read yet.{steps}"
     size = parameters(config)
     pictures = len(config.shape) == 3
-    shape = " × ".join(map(str, config.shape))
+    shape = " × ".join(map(str, config.pictures))
     what = f"pictures of {shape} (channels × height × width)" if pictures else "points in the plane"
     if not pictures and config.shape != (2,):
         what = f"vectors of {shape} numbers"

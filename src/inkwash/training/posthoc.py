@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from inkwash import checkpoint
+from inkwash.codec import Codec
 from inkwash.device import pick_device
-from inkwash.modelfolder import Config, find_model, read_config, save_model
+from inkwash.modelfolder import Config, find_model, load_own_codec, read_config, save_model
 from inkwash.pipeline import Pipeline
 from inkwash.training import snapshots
 from inkwash.training.profiles import LONGEST, TOLERANCE, Fit, Profile, fit, within
@@ -31,15 +32,16 @@ class Kept:
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """An average that was not tracked: its weights, the model's config, and how well its profile is met."""
+    """An average that was not tracked: its weights, the model's config and codec, and how well its profile is met."""
 
     config: Config
     weights: dict[str, Tensor]
     fit: Fit
+    codec: Codec
 
     def save(self, folder: str | File, measured: str = "") -> File:
         """Write it as a model's folder, which `inkwash.load` takes. measured: more of its card, in Markdown."""
-        return save_model(self.config, self.weights, folder, measured)
+        return save_model(self.config, self.weights, folder, measured, codec=self.codec)
 
     def pipeline(
         self, *, device: str = "auto", precision: Literal["fp32", "bf16"] = "fp32", chunk: int | None = None
@@ -48,7 +50,7 @@ class Rebuilt:
         model = self.config.build()
         model.net.load_state_dict(self.weights)
         model.autocast = torch.bfloat16 if precision == "bf16" else None
-        return Pipeline(self.config, model, pick_device(device), chunk)
+        return Pipeline(self.config, model, pick_device(device), chunk, self.codec)
 
 
 def rebuild(run: str | File, sigma: float, step: int | None = None, *, trust: bool = False) -> Rebuilt:
@@ -76,9 +78,10 @@ def assemble(run: str | File, have: Kept, sigma: float, *, trust: bool = False) 
                 total[key].add_(x.double(), alpha=weight)
             else:
                 total[key] = weight * x.double()
-    config = read_config(find_model(Run.at(run, "").folder), trust=trust)
-    config = replace(config, trained=have.trained, ema=sigma)
-    return Rebuilt(config, {k: v.float() for k, v in total.items()} | whole, found)
+    folder = find_model(Run.at(run, "").folder)
+    config = read_config(folder, trust=trust)
+    weights = {k: v.float() for k, v in total.items()} | whole
+    return Rebuilt(replace(config, trained=have.trained, ema=sigma), weights, found, load_own_codec(folder, config))
 
 
 def fitted(have: Kept, sigma: float) -> Fit:

@@ -1,0 +1,165 @@
+"""Saving a codec, and loading one from wherever it lies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path as File
+from typing import Any
+
+from inkwash import checkpoint
+from inkwash._version import __version__
+from inkwash.codec import AnyCodec, LatentCodec, Latents
+from inkwash.codecfolder.theirs import CLASSES, WEIGHTS, from_diffusers
+from inkwash.features.weights import read_state, tensors_hash
+from inkwash.kinds import from_table, to_table
+from inkwash.modelfolder import CODEC
+
+FORMAT = 1
+"""The version of codec.json: another is refused."""
+
+OWN = "codec.json"
+
+
+def save_codec(
+    codec: LatentCodec,
+    folder: str | File,
+    *,
+    data: str = "",
+    trained: Mapping[str, float] | None = None,
+    measured: Mapping[str, float] | None = None,
+    card: str = "",
+) -> LatentCodec:
+    """Write a codec's folder atomically, in place of one that may be there; the codec, its weights' SHA-256 in it.
+
+    data: what it was trained on; trained: for how many steps, images and seconds; measured: what its reconstructions
+    are like (psnr, ssim, ...); card: more of its card, in Markdown. Raises as `checkpoint.publish` does.
+    """
+    weights = codec.weights
+    codec = replace(codec, config=replace(codec.config, sha256=tensors_hash(weights)))
+    table = to_table(codec.config)
+    about = {"data": data, "trained": dict(trained or {}), "measured": dict(measured or {})}
+    text = json.dumps({"format": FORMAT, "inkwash": __version__, **about, "codec": table}, indent=2) + "\n"
+    texts = {OWN: text, "README.md": _card(codec.config, about) + card}
+    checkpoint.publish(File(folder), {"codec": weights}, texts)
+    return codec
+
+
+def load_codec(folder: str | File) -> LatentCodec:
+    """A codec, ready for use: of our own folder, of a run or model that has one, or of diffusers' `AutoencoderKL`.
+
+    Also their `AutoencoderTiny`, and a pipeline's folder with either in vae/. A codec of theirs has the scaling that
+    its config.json states as its statistics: std = 1/scaling_factor, mean = shift_factor. Those of given pictures are
+    measured with `LatentCodec.measured`. Raises ValueError where there is no codec, or one of another kind, and
+    checkpoint.CheckpointError where it is damaged.
+    """
+    place = _find(File(folder))
+    if (place / OWN).is_file():
+        saved = checkpoint.load(place, [OWN, "codec.safetensors"])  # both of one version: it may be replaced
+        codec, weights = _config(_table(saved.texts[OWN], place), place), saved.tensors["codec"]
+    elif "_class_name" in _json(place / "config.json"):
+        codec, weights = from_diffusers(_json(place / "config.json"), _state(place))
+        return replace(bound := codec.bind(weights), config=replace(codec, sha256=tensors_hash(bound.weights)))
+    else:
+        saved = checkpoint.load(place, ["config.json"], also=[f"{CODEC}.safetensors"])
+        codec, weights = _of_model(saved.texts["config.json"], place), saved.tensors.get(CODEC, {})
+    try:
+        return codec.bind(weights)
+    except ValueError as error:
+        raise checkpoint.CheckpointError(f"The codec in {place} is damaged: {error}") from error
+
+
+def read_codec(folder: str | File) -> dict[str, Any]:
+    """What a codec's own folder says of it besides its weights: codec (`Latents`), data, trained, measured.
+
+    Raises ValueError where there is none.
+    """
+    place = _find(File(folder))
+    if not (place / OWN).is_file():
+        raise ValueError(f"{place} has no {OWN}: only codecs trained here say how they were trained.")
+    table = _table(checkpoint.load_text(place, OWN), place)
+    return {"codec": _config(table, place), **{name: table[name] for name in ("data", "trained", "measured")}}
+
+
+def _find(folder: File) -> File:
+    """The folder the codec is in: this one, or one of those that have it."""
+    places = (folder, folder / "codec", folder / "model", folder / "vae")
+    for place in places:
+        if (place / OWN).is_file():
+            return place
+        if (place / "config.json").is_file():
+            return place
+    why = "there is no such folder" if not folder.is_dir() else f"neither {OWN} nor config.json is in it"
+    raise ValueError(
+        f"No codec in {folder}: {why}. Train one with `inkwash train-codec SOURCE`, or give a folder of diffusers' "
+        f"{' or '.join(CLASSES)}."
+    )
+
+
+def _table(text: str, place: File) -> dict[str, Any]:
+    table: dict[str, Any] = json.loads(text)
+    if table.get("format") != FORMAT:
+        raise ValueError(
+            f"{place / OWN} has format {table.get('format')!r}, and this inkwash ({__version__}) reads format "
+            f"{FORMAT}. It was written by inkwash {table.get('inkwash', 'unknown')}: use that one, or train again."
+        )
+    return table
+
+
+def _config(table: Mapping[str, Any], place: File) -> Latents:
+    """The codec of codec.json, or of a model's config.json."""
+    codec = from_table(AnyCodec, table["codec"])
+    if not isinstance(codec, Latents):
+        raise ValueError(
+            f"The model in {place} is of pixels ({codec}), not of latents: it has no codec to train others in. Give a "
+            "codec's folder, or train without one."
+        )
+    return codec
+
+
+def _of_model(text: str, place: File) -> Latents:
+    table = json.loads(text)
+    if not isinstance(table, dict) or "codec" not in table:
+        raise ValueError(f"{place / 'config.json'} is neither a model's nor an autoencoder's.")
+    return _config(table, place)
+
+
+def _json(file: File) -> dict[str, Any]:
+    try:
+        table = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged: it is no JSON ({error}).") from error
+    return table if isinstance(table, dict) else {}
+
+
+def _state(place: File) -> dict[str, Any]:
+    """The weights beside diffusers' config.json."""
+    if not (place / WEIGHTS).is_file():
+        others = sorted(f.name for f in place.iterdir() if f.suffix in (".bin", ".safetensors", ".pt"))
+        found = f"it has {', '.join(others)}" if others else "it has no weights at all"
+        raise ValueError(
+            f"{place} has no {WEIGHTS}: {found}. Save the autoencoder as diffusers does by default, with "
+            "save_pretrained(folder)."
+        )
+    return dict(read_state(place / WEIGHTS))
+
+
+def _card(codec: Latents, about: Mapping[str, Any]) -> str:
+    """The codec's card: what it is, what it was trained on, how good it is, and how to use it."""
+    net, trained = codec.autoencoder, about["trained"]
+    lines = [
+        "# A codec for latent diffusion, made with inkwash",
+        "",
+        f"- Pictures of {net.channels} channels to latents of {net.latent_channels}, {net.factor} times smaller.",
+        f"- Data: {about['data'] or 'not stated'}.",
+        f"- Trained for {trained.get('steps', 0):,.0f} steps on {trained.get('images', 0):,.0f} images, "
+        f"{trained.get('seconds', 0) / 60:,.1f} minutes.",
+        *(f"- {name.upper()}: {value:.4g}." for name, value in about["measured"].items()),
+        f"- {net}.",
+        "",
+        "```sh",
+        "inkwash train SOURCE --codec path/to/this/folder",
+        "```",
+    ]
+    return "\n".join(lines) + "\n"
