@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from inkwash.modelfolder import load_model, save_model
 from inkwash.paths import VE
 from inkwash.pictures import Mark, front
 from inkwash.pipeline import Pipeline
+from inkwash.ranks import Ranks
 from inkwash.training import resume_recipe, train
 
 MEASURE = Measure("fd", "moons", "test", "a" * 64, 100, 200, "raw", "", "")
@@ -145,6 +147,7 @@ class Asked:
 
     settings: list[dict[str, Any]] = field(default_factory=list)
     fail_after: int = 99
+    meanwhile: Callable[[], object] = lambda: None
 
     def __call__(
         self, pipe: Any, reference: Any, n: int, *, measures: Any, seed: int, watch: Any, **settings: Any
@@ -157,8 +160,14 @@ class Asked:
         value = float(settings["steps"])
         told = {"steps": settings["steps"], "seconds": 50.0}
         measure = replace(MEASURE, n=n)
-        other = Record(replace(measure, name="precision"), 0.5)
-        return type("E", (), {"records": (other, Record(measure, value, value - 1, value + 1, sampling=told))})()
+        found = (Record(measure, value, value - 1, value + 1, sampling=told),) if "fd" in measures else ()
+        folder = settings["folder"] and settings["folder"] / str(settings["steps"])
+        if folder:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "pictures.bin").write_text("")
+        self.meanwhile()
+        drawn = type("P", (), {"folder": folder})
+        return type("E", (), {"records": (Record(replace(measure, name="precision"), 0.5), *found), "pictures": drawn})
 
 
 @dataclass
@@ -177,10 +186,10 @@ class Net:
     resize: str = "none"
 
 
-def run(folder: Path, asked: Asked, texts: list[str], **changes: Any) -> list[Point]:
+def run(place: Path, asked: Asked, texts: list[str], **changes: Any) -> list[Point]:
     fixed: dict[str, Any] = {"n": 100, "pipe": pipeline(), "truth": Truth(), "net": Net(), **changes}
     pipe, truth, net, n = (fixed.pop(name) for name in ("pipe", "truth", "net", "n"))
-    named: dict[str, Any] = {"model": {"weights_sha256": "w" * 64}, "file": folder / SWEEP, "evaluate": asked, **fixed}
+    named: dict[str, Any] = {"model": {"weights_sha256": "w" * 64}, "file": place / SWEEP, "evaluate": asked, **fixed}
     return sweep(pipe, truth, net, axes(texts), n, **named)
 
 
@@ -216,7 +225,7 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path) -> None:
 def test_a_sweep_that_is_stopped_keeps_its_points(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, Asked(fail_after=2), ["steps=2,4,6"])
-    assert len(json.loads((tmp_path / SWEEP).read_text())) == 2
+    assert len((tmp_path / SWEEP).read_text().splitlines()) == 2
     assert [f.name for f in tmp_path.iterdir()] == [SWEEP]
     asked = Asked()
     assert [p.value for p in run(tmp_path, asked, ["steps=2,4,6"])] == [2, 4, 6]
@@ -233,7 +242,82 @@ def test_nothing_is_drawn_while_something_is_refused(tmp_path: Path) -> None:
         run(tmp_path, asked, ["guidance=2"], pipe=pipeline(classes=()), skip=True)
 
 
-@pytest.mark.parametrize("content", ["[", '{"a": 1}', '[{"record": 1}]'])
+def test_points_are_those_of_these_weights_and_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models made in Python have no folder whose manifest would tell their weights."""
+    one, two = pipeline(), pipeline()  # no seed: other weights
+
+    def measured(pipe: Pipeline) -> int:
+        asked = Asked()
+        run(tmp_path, asked, ["steps=2"], pipe=pipe, model={})
+        return len(asked.settings)
+
+    assert [measured(pipe) for pipe in (one, two, one, two)] == [1, 1, 0, 0]
+    for version in ("inkwash.pipeline.__version__", "torch.__version__"):
+        with monkeypatch.context() as other:
+            other.setattr(version, "0.0")
+            assert measured(one) == 1
+        assert measured(one) == 0
+    chunked = Pipeline(one.config, one.model, one.device, chunk=7)
+    assert measured(chunked) == 1
+
+
+def test_two_sweeps_at_once_keep_the_points_of_both(tmp_path: Path) -> None:
+    other = Asked()
+    inner = Asked(meanwhile=lambda: run(tmp_path, other, ["steps=5"], folder=tmp_path / "swept"))
+    run(tmp_path, inner, ["steps=2"], folder=tmp_path / "swept")
+    assert [a["steps"] for a in (*inner.settings, *other.settings)] == [2, 5]
+    again = Asked()
+    assert [p.value for p in run(tmp_path, again, ["steps=2,5"])] == [2, 5] and again.settings == []
+
+
+def test_a_sweep_deletes_the_pictures_that_it_drew_and_no_others(tmp_path: Path) -> None:
+    theirs = tmp_path / "swept" / "theirs"
+    run(tmp_path, Asked(), ["steps=2,3"], folder=tmp_path / "swept")
+    assert not (tmp_path / "swept").exists()
+    theirs.mkdir(parents=True)
+    run(tmp_path, Asked(), ["steps=3,4"], folder=tmp_path / "swept")
+    with pytest.raises(KeyboardInterrupt):  # what is drawn already is there when it goes on
+        run(tmp_path, Asked(meanwhile=stopped), ["steps=5"], folder=tmp_path / "swept")
+    assert sorted(f.name for f in (tmp_path / "swept").iterdir()) == ["5", "theirs"]
+
+
+def stopped() -> None:
+    raise KeyboardInterrupt
+
+
+@dataclass(frozen=True)
+class Second(Ranks):
+    """The second of two ranks; counts how often it waits."""
+
+    waits: list[int] = field(default_factory=list)
+
+    def barrier(self) -> None:
+        self.waits.append(1)
+
+
+def test_all_ranks_draw_and_the_first_alone_measures(tmp_path: Path) -> None:
+    asked, second = Asked(), Second(1, 2)
+    assert run(tmp_path, asked, ["steps=2,4"], ranks=second, folder=tmp_path / "swept") == []
+    assert [(a["steps"], a["measures"]) for a in asked.settings] == [(2, ()), (4, ())] and len(second.waits) == 2
+    assert not (tmp_path / SWEEP).exists() and len(list((tmp_path / "swept").iterdir())) == 2
+    first, asked = Second(0, 2), Asked()
+    assert len(run(tmp_path, asked, ["steps=2,4"], ranks=first, folder=tmp_path / "swept")) == 2
+    assert [a["measures"] for a in asked.settings] == [("fd",), ("fd",)] and len(first.waits) == 2
+    assert run(tmp_path, asked, ["steps=2,4"], ranks=second, folder=tmp_path / "swept") == []
+    assert len(asked.settings) == len(first.waits) == 2 == len(second.waits)  # nothing to draw: nobody waits
+
+
+def test_a_point_cut_short_is_measured_again(tmp_path: Path) -> None:
+    run(tmp_path, Asked(), ["steps=2,4"])
+    file = tmp_path / SWEEP
+    file.write_bytes(file.read_bytes()[:-20])
+    asked = Asked()
+    assert [p.value for p in run(tmp_path, asked, ["steps=2,4"])] == [2, 4]
+    assert [a["steps"] for a in asked.settings] == [4]
+    assert [p.value for p in run(tmp_path, asked, ["steps=2,4"])] == [2, 4] and len(asked.settings) == 1
+
+
+@pytest.mark.parametrize("content", ["[]", '{"a": 1}', '[{"record": 1}]'])
 def test_a_damaged_file_is_not_written_over(tmp_path: Path, content: str) -> None:
     (tmp_path / SWEEP).write_text(content)
     with pytest.raises(ValueError, match="damaged"):

@@ -10,25 +10,28 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path as File
+from shutil import rmtree
 from typing import Any, Literal, Protocol
 
+import torch
+
 from inkwash import checkpoint
-from inkwash.checkpoint.atomic import held, write
+from inkwash.checkpoint.atomic import held
 from inkwash.evaluation.card import evaluation_folder, measured_lines
 from inkwash.evaluation.likelihood import weights_hash
-from inkwash.evaluation.record import Record, newest, read
-from inkwash.features import Extractor
+from inkwash.evaluation.record import Record, append_lines, newest, read, read_lines
+from inkwash.features import Extractor, tensors_hash
 from inkwash.grids import AnyGrid, Listed
 from inkwash.kinds import from_table, from_text, in_text, split_texts, to_table
-from inkwash.modelfolder import find_model, read_config, save_model
+from inkwash.modelfolder import find_model, load_own_codec, read_config, save_model
 from inkwash.paths import AnyPath
 from inkwash.pipeline import Pipeline
 from inkwash.ranks import ALONE, Ranks
 from inkwash.samplers import AnySampler
 from inkwash.sampling import Sampling
 
-SWEEP = "sweep.json"
-"""The file in a run's evaluation folder that keeps every point measured, so that none is measured twice."""
+SWEEP = "sweep.jsonl"
+"""The file in a run's evaluation folder that keeps every point measured, one a line, so that none is measured twice."""
 
 AXES = ("sampler", "guidance", "grid", "path", "steps")
 """What can be varied, in the order in which combinations are laid out: steps change fastest."""
@@ -50,7 +53,7 @@ class Reference(Protocol):
 
 
 class Evaluate(Protocol):
-    """`evaluation.evaluate`: draws n pictures with these settings and measures them; `.records` of what it returns."""
+    """`evaluation.evaluate`: draws n pictures with these settings and measures them: `.records`, `.pictures.folder`."""
 
     def __call__(  # noqa: D102
         self, pipe: Pipeline, reference: Any, n: int, *, measures: Sequence[str], seed: int, **settings: Any
@@ -136,6 +139,16 @@ def combinations(pipe: Pipeline, varied: Mapping[str, Sequence[str]]) -> tuple[l
     return list(found.values()), list(refused)
 
 
+def planned(
+    pipe: Pipeline, varied: Mapping[str, Sequence[str]], *, skip: bool = False
+) -> tuple[list[tuple[Sampling, int]], list[str]]:
+    """`combinations` as they are measured: SweepError has what is refused, unless that is to be left out."""
+    these, refused = combinations(pipe, varied)
+    if refused and (not skip or not these):
+        raise SweepError(refused)
+    return these, refused
+
+
 def sweep(
     pipe: Pipeline,
     reference: Reference,
@@ -149,6 +162,7 @@ def sweep(
     by: By = "fd",
     seed: int = 0,
     skip: bool = False,
+    folder: File | None = None,
     ranks: Ranks = ALONE,
     watch: Watch | None = None,
     **given: Any,
@@ -156,37 +170,37 @@ def sweep(
     """Measure n pictures from each combination of what `axes` gives, with the same seeds; one point for each.
 
     evaluate: what measures, usually `evaluation.evaluate`; given: more of its arguments. file: keeps every point as
-    soon as it is measured; those of the same measure, model, n, seed and kind of device are not measured again. model:
-    what records say of it (weights_sha256). skip: leave out combinations that the model refuses; otherwise nothing is
-    drawn, and SweepError has all reasons. Raises ValueError where the file is damaged.
+    soon as it is measured, also of several sweeps at once; those of the same measure, model, n, seed, kind of device
+    and versions are not measured again. model: what records say of it (weights_sha256). skip: leave out combinations
+    that the model refuses; otherwise nothing is drawn, and SweepError has all reasons. folder: where a point's pictures
+    are until it is kept. Of several ranks, which need one, the first measures; the others draw, and get no points.
+    Raises ValueError where the file is damaged.
     """
-    these, refused = combinations(pipe, varied)
-    if refused and (not skip or not these):
-        raise SweepError(refused)
+    these, _ = planned(pipe, varied, skip=skip)
     same = {
         "by": by,
         "reference": [reference.key, len(reference)],
         "net": [net.name, net.weights, net.resize],
-        "model": model.get("weights_sha256"),
+        "model": model.get("weights_sha256") or tensors_hash(pipe.model.net.state_dict()),
         "n": n,
         "seed": seed,
-        "device": pipe.device.type,
-        "precision": "fp32" if pipe.model.autocast is None else "bf16",
+        "torch": torch.__version__,
     }
     kept = _read(file)
     points = []
     for number, (own, calls) in enumerate(these, 1):
-        asked = {**same, "sampling": to_table(own)}
+        asked = same | pipe.described(own)
         record = next((from_table(Record, line["record"]) for line in kept if line["asked"] == asked), None)
         if record is None:
             found = evaluate(
                 pipe,
                 reference,
                 n,
-                measures=(by,),
+                measures=(by,) if ranks.first else (),
                 seed=seed,
                 model=model,
                 net=net,
+                folder=folder,
                 ranks=ranks,
                 watch=_part(watch, f"Point {number} of {len(these)}"),
                 steps=own.steps,
@@ -196,11 +210,15 @@ def sweep(
                 path=own.path,
                 **given,
             )
-            record = next(r for r in found.records if r.measure.name == by)
-            kept.append({"asked": asked, "record": record.table()})
             if ranks.first:
-                write(file, (json.dumps(kept, indent=1) + "\n").encode())
-        points.append(Point.of(own, record, calls))
+                record = next(r for r in found.records if r.measure.name == by)
+                append_lines(file, [json.dumps({"asked": asked, "record": record.table()})])
+            if folder is not None:
+                ranks.barrier()  # all have opened what goes now: pictures by the ten thousand, of no more use
+                if ranks.first:
+                    _drop(found.pictures.folder)
+        if record is not None and ranks.first:
+            points.append(Point.of(own, record, calls))
     return points
 
 
@@ -231,7 +249,8 @@ def adopt(run: str | File, sampling: Sampling, *, trust: bool = False) -> Adopte
             raise ValueError(f"{folder.parent} is being trained, which saves the model with its own settings. Wait.")
         weights = checkpoint.load(folder).tensors["model"]
         mine = [r for r in read(evaluation_folder(run)) if r.model.get("weights_sha256") == weights_hash(folder)]
-        save_model(replace(config, sampling=sampling), weights, folder, measured_lines(newest(mine)))
+        codec = load_own_codec(folder, config)
+        save_model(replace(config, sampling=sampling), weights, folder, measured_lines(newest(mine)), codec=codec)
     recipe = folder.parent / "recipe.toml"
     note = ""
     if folder.name == "model" and recipe.is_file():
@@ -240,6 +259,13 @@ def adopt(run: str | File, sampling: Sampling, *, trust: bool = False) -> Adopte
             f"these, write them into [sampler] of {recipe}, or adopt them again at the end."
         )
     return Adopted(folder, before, sampling, note)
+
+
+def _drop(drawn: File) -> None:
+    """Delete a point's pictures, and the folder above them if there are no others."""
+    rmtree(drawn, ignore_errors=True)
+    with suppress(OSError):
+        drawn.parent.rmdir()
 
 
 def _values(varied: Mapping[str, Sequence[str]]) -> tuple[dict[str, list[Any]], list[str]]:
@@ -302,13 +328,8 @@ def _key(own: Sampling) -> str:
 
 
 def _read(file: File) -> list[dict[str, Any]]:
-    """The points kept in a file. Raises ValueError for one that is damaged: it may be the work of hours."""
-    if not file.exists():
-        return []
-    try:
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        if all(isinstance(line, dict) and line.keys() >= {"asked", "record"} for line in kept):
-            return list(kept)
-    except ValueError:
-        pass
+    """The points kept in a file. Raises ValueError for a line that is whole and none: it may be the work of hours."""
+    kept = list(read_lines(file))
+    if all(isinstance(line, dict) and line.keys() >= {"asked", "record"} for line in kept):
+        return kept
     raise ValueError(f"{file} is damaged. Move it away, and the sweep begins anew.")
