@@ -16,7 +16,9 @@ from PIL import Image
 from inkwash.cli import main, terminal
 from inkwash.codec import Pixels, Standard
 from inkwash.data import Dataset, DataSpec, load
-from inkwash.evaluation import load_reference, read_records, weights_hash
+from inkwash.evaluation import RealSide, load_reference, read_records, real_side, weights_hash
+from inkwash.evaluation.evaluate import LEAST
+from inkwash.kinds import from_table
 from inkwash.model import Plain
 from inkwash.modelfolder import Config, read_config, save_model
 from inkwash.nets import MLP, UNet
@@ -52,7 +54,8 @@ def run(*args: str) -> int:
     return int(left.value.code or 0)
 
 
-QUICK = ("--features", "raw", "--steps", "1", "-n", "40")
+PLAIN = ("--features", "raw", "-n", "40")
+QUICK = (*PLAIN, "--steps", "1")
 
 
 def test_pictures_are_measured_and_every_number_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,8 +111,8 @@ def test_the_real_side_travels(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_pictures_that_no_model_drew() -> None:
     np.save("drawn.npy", blots(40, 2))
-    assert run("eval", "drawn.npy", "--data", "photos.npy", "--split", "train", *QUICK, "--measures", "fd") == 0
-    (record,) = read_records(Path("drawn-evaluation"))
+    assert run("eval", "drawn.npy", "--data", "photos.npy", "--split", "train", *PLAIN, "--measures", "fd") == 0
+    (record,) = read_records(Path("drawn.npy-evaluation"))
     assert record.measure.data == "photos" and record.sampling["data"] == "drawn" and record.model == {}
 
 
@@ -126,7 +129,7 @@ def test_a_path_is_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
         taught.extend((data.fingerprint, train.fingerprint))
 
     monkeypatch.setattr("inkwash.evaluation.job.classifier_file", classifier)
-    args = ("--data", "./moons", "--split", "test", *QUICK, "--measures", "fd,classes")
+    args = ("--data", "./moons", "--split", "test", *PLAIN, "--measures", "fd,classes")
     assert run("eval", "./moons", *args) == 0
     (record,) = read_records(Path("moons-evaluation"))
     assert record.sampling["shape"] == [8, 8, 1]
@@ -158,9 +161,9 @@ def test_a_sweep_and_its_best_point(capsys: pytest.CaptureFixture[str]) -> None:
     assert weights_hash("runs/photos") == before
     assert "is now sampled with" in said and Path("runs/photos/evaluation/sweep.png").is_file()
     assert not Path("runs/photos/evaluation/swept").exists()
-    points = Path("runs/photos/evaluation/sweep.json").read_text()
+    points = Path("runs/photos/evaluation/sweep.jsonl").read_text()
     assert run(*args, "--sweep", "sampler=euler,heun", "--adopt", "3") == 0
-    assert Path("runs/photos/evaluation/sweep.json").read_text() == points
+    assert Path("runs/photos/evaluation/sweep.jsonl").read_text() == points
     third = read_records(Path("runs/photos/evaluation"))[2].sampling
     own = read_config(Path("runs/photos/model")).sampling
     assert (own.steps, own.method.kind) == (third["steps"], third["sampler"]["kind"])
@@ -189,7 +192,10 @@ def test_a_sweep_and_its_best_point(capsys: pytest.CaptureFixture[str]) -> None:
         (("photos.npy", "--split", "test"), "say what to compare them with: --data SOURCE"),
         (("photos.npy", "--data", "photos.npy", "--split", "val"), "What a run held out only a run can say"),
         (("photos.npy", "--data", "photos.npy", "--split", "train", "--bits", "3"), "holds no model"),
-        (("runs/photos", "--split", "val", "-n", "3", "--features", "raw"), "3 pictures are too few"),
+        (("runs/photos", "--split", "val", "-n", f"{LEAST - 1}"), f"-n {LEAST - 1}"),
+        (("runs/photos", "--split", "val", "--against", f"{LEAST - 1}"), f"--against {LEAST - 1}"),
+        (("runs/photos", "--split", "val", "--by", "kid"), "--by kid says what a --sweep measures, and there is none"),
+        (("runs/photos", "--split", "val", "--skip"), "--skip leaves out combinations of a --sweep, and there is none"),
         (("runs/photos", "--split", "val", "--features", "raw", "--guidance", "2"), "needs a model with classes"),
     ],
 )
@@ -197,6 +203,106 @@ def test_mistakes(args: tuple[str, ...], says: str, capsys: pytest.CaptureFixtur
     assert run("eval", *args) == 2
     assert says in capsys.readouterr().err
     assert not Path("runs/photos/evaluation/records.jsonl").exists()
+
+
+DRAWING = ("--sampler", "ddim", "--steps", "5", "--grid", "karras", "--path", "ve", "--guidance", "2", "--seed", "0")
+
+
+def test_what_would_be_ignored_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    args = ("eval", "photos.npy", "--data", "photos.npy", "--split", "train")
+    assert run(*args, *DRAWING, "--precision", "bf16", "--sweep", "steps=1") == 2
+    said = capsys.readouterr().err
+    assert "There are 9 mistakes" in said  # steps are given twice, too
+    for name in (*DRAWING[::2], "--precision", "--sweep"):
+        assert f"photos.npy holds no model, which {name} says" in said
+    more = ("--measures", "kid", "--bits", "4", "--save-reference", "ref", "--steps", "7")
+    assert run("eval", "runs/photos", "--split", "val", "--sweep", "steps=5,10", *more) == 2
+    said = capsys.readouterr().err
+    assert "There are 4 mistakes" in said and "--steps 7 and --sweep steps=5,10 both give steps" in said
+    assert all(f"{name} goes with one way to draw" in said for name in more[:5:2])
+    assert not list(Path().glob("*-evaluation"))
+
+
+def test_what_is_not_varied_is_as_asked_for() -> None:
+    args = ("eval", "runs/moons", "--split", "test", "-n", "16", "--features", "raw", "--sweep", "steps=3,2")
+    assert run(*args, "--sampler", "dpm++(order=3)", "--guidance", "1.5", "--grid", "karras", "--path", "ve") == 0
+    drawn = [r.sampling for r in read_records(Path("runs/moons/evaluation"))]
+    assert [s["steps"] for s in drawn] == [3, 2]
+    for s in drawn:
+        assert s["sampler"] | {"kind": "dpm++", "order": 3} == s["sampler"] and s["guidance"] == 1.5
+        assert s["grid"]["kind"] == "karras" and s["path"]["kind"] == "ve"
+
+
+def test_points_are_drawn_by_the_thousand() -> None:
+    assert run("eval", "runs/moons", "--split", "test", *QUICK, "--measures", "fd") == 0
+    assert run("eval", "runs/photos", "--split", "val", *QUICK, "--measures", "fd") == 0
+    moons, photos = (read_records(Path(f"runs/{name}/evaluation"))[0].sampling for name in ("moons", "photos"))
+    assert (moons["chunk"], photos["chunk"]) == (2048, 64)
+
+
+def test_a_sweep_asks_for_the_real_side_of_its_measure_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The training set and a classifier would take minutes; and nothing at all is done for a point there is not."""
+    asked: list[object] = []
+
+    def spy(*args: object, **settings: object) -> RealSide:
+        asked.append(settings["measures"])
+        return real_side(*args, **settings)
+
+    monkeypatch.setattr("inkwash.evaluation.real_side", spy)
+    args = ("eval", "runs/moons", "--split", "test", "-n", "16", "--features", "raw", "--sweep", "steps=1,2")
+    assert run(*args, "--adopt", "3") == 2
+    assert "--adopt 3: the sweep has points 1 to 2" in capsys.readouterr().err and asked == []
+    assert run(*args, "--sweep", "sampler=hein") == 2 and "Did you mean heun?" in capsys.readouterr().err
+    plain = ("eval", "runs/photos", "--split", "val", *args[4:8], "--sweep", "guidance=1,2")
+    assert run(*plain) == 2 and "guidance=2: " in capsys.readouterr().err
+    assert asked == []
+    assert run(*plain, "--skip", "--by", "kid") == 0
+    assert "Left out: guidance=2: " in capsys.readouterr().out
+    assert asked == [("kid",)]
+    assert [r.measure.name for r in read_records(Path("runs/photos/evaluation"))] == ["kid"]
+
+
+def test_a_point_of_a_model_with_code_of_its_own_is_adopted(tmp_path: Path) -> None:
+    (tmp_path / "half_way.py").write_text(
+        "from dataclasses import dataclass\n"
+        "import torch\n"
+        "@dataclass(frozen=True)\n"
+        "class Half:\n"
+        "    def __call__(self, c):\n"
+        "        return torch.full_like(c.alpha, -0.5), torch.full_like(c.alpha, 0.5)\n"
+    )
+    model = Path("runs/moons/model")
+    table = json.loads((model / "config.json").read_text()) | {"target": {"kind": "half_way:Half"}}
+    sys.path.append(str(tmp_path))
+    config = from_table(Config, {k: v for k, v in table.items() if k not in ("format", "inkwash")}, trust=True)
+    save_model(config, config.network().state_dict(), model)
+    args = ("eval", "runs/moons", "--split", "test", "-n", "16", "--features", "raw", "--sweep", "steps=4")
+    assert run(*args, "--adopt", "best", "--trust") == 0
+    assert read_config(model, trust=True).sampling.steps == 4
+
+
+def test_a_repeated_sweep_adds_only_what_is_new() -> None:
+    args = ("eval", "runs/moons", "--split", "test", "-n", "16", "--features", "raw", "--sweep")
+    folder = Path("runs/moons/evaluation")
+    assert run(*args, "steps=1,2") == 0
+    first = read_records(folder)
+    assert run(*args, "steps=1,2,3") == 0 and run(*args, "steps=2,3") == 0
+    assert read_records(folder)[:2] == first and [r.sampling["steps"] for r in read_records(folder)] == [1, 2, 3]
+
+
+def test_each_source_has_a_folder_of_its_own() -> None:
+    for name in ("imgs.v1.npy", "imgs.v2.npy", "a/imgs.npy", "b/imgs.npy"):
+        Path(name).parent.mkdir(exist_ok=True)
+        np.save(name, blots(20, 2))
+        assert (
+            run("eval", name, "--data", "photos.npy", "--split", "train", *PLAIN[:2], "-n", "16", "--measures", "fd")
+            == 0
+        )
+    found = sorted(str(f) for f in Path().glob("*-evaluation"))
+    expected = ["a-imgs.npy", "b-imgs.npy", "imgs.v1.npy", "imgs.v2.npy"]
+    assert found == [f"{name}-evaluation" for name in expected]
 
 
 def test_all_mistakes_are_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from inkwash.cli.command import mistakes_so_far, refuse
+from inkwash.cli.swept import read_sweep, swept
 from inkwash.cli.terminal import stages
 from inkwash.cli.words import columns, say
 
@@ -22,7 +23,10 @@ _what, _how, _where, _sweep = (
 )
 
 CHUNK = 64
-"""Pictures in a forward pass on a CPU: thousands are drawn, and nobody waits for the first."""
+"""Pictures in a forward pass on a CPU: thousands are drawn, and nobody waits for the first. Of points more."""
+
+LEAST = 16
+"""Pictures on either side, as `evaluation` wants them: told before anything is measured."""
 
 
 def eval(
@@ -38,9 +42,9 @@ def eval(
     data: Annotated[
         str | None, _what(metavar="SOURCE", help="Real pictures, as for `inkwash train` (default: the run's own).")
     ] = None,
-    n: Annotated[int, _what("--n", "-n", help="How many pictures.", min=2)] = 10_000,
+    n: Annotated[int, _what("--n", "-n", help="How many pictures.", min=LEAST)] = 10_000,
     against: Annotated[
-        int | None, _what(help="How many real ones (default: as many as --n, or all there are).", min=2)
+        int | None, _what(help="How many real ones (default: as many as --n, or all there are).", min=LEAST)
     ] = None,
     measures: Annotated[
         str | None,
@@ -73,7 +77,7 @@ def eval(
             metavar="NAME=A,B", help="Measure every combination: steps=5,10,20, sampler=..., guidance=..., grid=..."
         ),
     ] = None,
-    by: Annotated[Literal["fd", "kid"], _sweep(help="The measure of the sweep.")] = "fd",
+    by: Annotated[Literal["fd", "kid"] | None, _sweep(help="The measure of the sweep (default: fd).")] = None,
     skip: Annotated[bool, _sweep("--skip", help="Leave out combinations that the model refuses.")] = False,
     adopt: Annotated[
         str | None,
@@ -109,24 +113,27 @@ def eval(
             for name, value in also.items()
             if value is not None
         ]
-    if adopt is not None and adopt != "best" and not adopt.isdecimal():
-        mistakes.append(f"--adopt {adopt} is neither best nor a point's number in the sweep's table.")
-    if keep_reference is not None and sweep:
-        mistakes.append("--save-reference goes with an evaluation, whose floors travel too, not with a --sweep.")
-    if adopt is not None and not sweep:
-        mistakes.append("--adopt takes a point of a sweep: give the same --sweep again; what was measured is kept.")
-
-    from inkwash.evaluation import check_measures
-    from inkwash.evaluation.sweep import axes
-    from inkwash.kinds import split_texts
-
-    wanted = split_texts(measures) if measures is not None else None
-    for check in (lambda: check_measures(wanted or ()), lambda: axes(sweep or ())):
-        mistakes += _said(check)
-    refuse(mistakes)
+    for name, value in {"--measures": measures, "--bits": bits, "--save-reference": keep_reference}.items():
+        if sweep and value:
+            mistakes.append(f"{name} goes with one way to draw, and a --sweep measures many by --by alone. Drop one.")
 
     from inkwash.data import NAMES
     from inkwash.data.find import find_source
+    from inkwash.evaluation import check_measures
+    from inkwash.kinds import split_texts
+    from inkwash.modelfolder import find_model, is_model, read_config
+
+    how: dict[str, Any] = {"sampler": sampler, "steps": steps, "grid": grid, "path": path, "guidance": guidance}
+    wanted = split_texts(measures) if measures is not None else None
+    mistakes += _said(lambda: check_measures(wanted or ()))
+    many = read_sweep(sweep, how, by, skip, adopt, mistakes)
+    run, drawn_here = Path(source), is_model(source)
+    if not drawn_here:
+        missing = _said(lambda: source in NAMES or find_source(source))
+        of_models = [] if missing else _given(ctx, *how, "seed", "precision", "bits", "sweep")
+        mistakes += missing or [f"{source} holds no model, which {name} says what to do with." for name in of_models]
+    refuse(mistakes)
+
     from inkwash.evaluation import (
         ALL,
         about_model,
@@ -141,7 +148,6 @@ def eval(
         score,
         write_card,
     )
-    from inkwash.modelfolder import is_model
     from inkwash.pipeline import load
     from inkwash.ranks import ranks
 
@@ -149,24 +155,27 @@ def eval(
         told = shown if here.first else (lambda what, fraction: None)
         where = here.device(device)
         pipe: Pipeline | None = None
-        run = Path(source)
-        if is_model(run):
-            pipe = load(run, device=str(where), precision=precision, trust=trust, chunk=CHUNK)
-        elif sweep or bits:
-            raise ValueError(f"{source} holds no model: only a model can be swept, or have bits/dim.")
-        elif source not in NAMES:
-            find_source(source)  # told before the real side is measured, which may take minutes
-
-        names, count = wanted or ALL, against or n
+        if drawn_here:
+            chunk = CHUNK if len(read_config(find_model(run), trust=trust).shape) == 3 else None
+            pipe = load(run, device=str(where), precision=precision, trust=trust, chunk=chunk)
+            if bits:
+                pipe.codec.log_scale(pipe.config.shape)  # of latents there is none, and that is said now
+            for line in () if many is None else many.check(pipe):  # now: the real side may take minutes
+                if here.first:
+                    say(line)
+        names, count = (wanted or ALL) if many is None else (many.by,), against or n
         of, part = (None if pipe is None else run), split or "test"
         side = (
             real_side(of, part, data, features or "lite0", count, measures=names, device=where, ranks=here, watch=told)
             if reference is None
             else from_folder(reference, where, features)
         )
-        folder = out or (evaluation_folder(run) if pipe is not None else Path(f"{run.stem}-evaluation"))
+        folder = out or (evaluation_folder(run) if pipe is not None else Path(f"{_place(source)}-evaluation"))
         about = {} if pipe is None else about_model(run, pipe)
-        how: dict[str, Any] = {"sampler": sampler, "steps": steps, "grid": grid, "path": path, "guidance": guidance}
+        if pipe is not None and many is not None:
+            more = {"batch_size": batch_size, "watch": told}
+            swept(many, run, pipe, side, n, seed, folder, about, here, trust, more)
+            return
         asked = names if here.first else ()  # the other ranks only draw
         same: dict[str, Any] = {
             "measures": asked,
@@ -175,10 +184,6 @@ def eval(
             "model": about,
             "net": side.net,
         }
-        if pipe is not None and sweep:
-            more = {"batch_size": batch_size, "ranks": here, "watch": told}
-            _swept(run, pipe, side, axes(sweep), n, by, seed, skip, adopt, folder, about, here.first, more)
-            return
         if pipe is not None:
             drawn = folder / "generated"
             found = evaluate(
@@ -233,59 +238,6 @@ def _bits(
     return likelihood_records(found, part, model, pipe.device)
 
 
-def _swept(
-    run: Path,
-    pipe: Pipeline,
-    side: RealSide,
-    varied: dict[str, list[str]],
-    n: int,
-    by: Literal["fd", "kid"],
-    seed: int,
-    skip: bool,
-    adopt: str | None,
-    folder: Path,
-    model: dict[str, Any],
-    first: bool,
-    more: dict[str, Any],
-) -> None:
-    """Measure every combination, show the table and the picture, and take one as the model's own if asked to."""
-    from shutil import rmtree
-
-    from inkwash.evaluation import append, evaluate
-    from inkwash.evaluation.front import best, plot, table
-    from inkwash.evaluation.sweep import SWEEP, sweep
-    from inkwash.evaluation.sweep import adopt as take
-    from inkwash.pictures import save_png
-
-    points = sweep(
-        pipe,
-        side.reference,
-        side.net,
-        varied,
-        n,
-        evaluate=evaluate,
-        file=folder / SWEEP,
-        model=model,
-        by=by,
-        seed=seed,
-        skip=skip,
-        folder=folder / "swept",
-        **more,
-    )
-    if not first:
-        return
-    rmtree(folder / "swept", ignore_errors=True)  # pictures by the ten thousand, that only their points are of use of
-    append(folder, [p.record for p in points])
-    picture = save_png(plot(points), folder / "sweep.png", {"n": n, "seed": seed, "by": by})
-    say(table(points))
-    say(f"Points in {folder / 'sweep.json'}, picture in {picture}")
-    if adopt is not None:
-        if adopt != "best" and not 1 <= int(adopt) <= len(points):
-            raise ValueError(f"--adopt {adopt}: the sweep has points 1 to {len(points)}.")
-        taken = take(run, (best(points) if adopt == "best" else points[int(adopt) - 1]).settings)
-        say(f"{taken.folder} is now sampled with {taken.now}, before with {taken.before}. {taken.note}".rstrip())
-
-
 def _told(records: Sequence[Record], found: Evaluation) -> str:
     """The numbers in columns, and what they belong to."""
     from inkwash.evaluation.card import provenance, row_of
@@ -300,6 +252,21 @@ def _told(records: Sequence[Record], found: Evaluation) -> str:
                 f"of the floor's halves {of_halves:.4g} (for Gaussian features): fewer pictures, higher numbers."
             )
     return "\n".join([*lines, *(f"  {line}" for line in provenance(records))])
+
+
+def _given(ctx: typer.Context, *names: str) -> list[str]:
+    """Which of the options stand on the command line, as they are written there."""
+    there = [
+        p for p in ctx.command.params if getattr(ctx.get_parameter_source(p.name or ""), "name", "") == "COMMANDLINE"
+    ]
+    return [p.opts[0] for p in there if p.name in names]
+
+
+def _place(source: str) -> str:
+    """A name for a source that no other has: its path from here, or from the root where it lies elsewhere."""
+    place, here = Path(source).resolve(), Path.cwd()
+    inside = place != here and place.is_relative_to(here)
+    return "-".join(place.relative_to(here if inside else place.anchor).parts)
 
 
 def _said(check: Callable[[], object]) -> list[str]:
