@@ -324,13 +324,24 @@ def test_runs_are_compared_where_they_measured_the_same(capsys: pytest.CaptureFi
     one, two = (read_records(Path(f"runs/{name}/evaluation"))[-1] for name in ("photos", "other"))
     assert re.search(rf"^runs/photos +FD-raw +{one.value:.4g} ", said, re.MULTILINE)
     assert re.search(rf"^runs/other +FD-raw +{two.value:.4g} .*2 steps", said, re.MULTILINE)
-    assert run("eval", "runs/other", "--split", "train", *quick) == 0
+    assert "Not shown" not in said
+    sweep = ("--split", "train", "-n", "16", "--features", "raw", "--sweep", "steps=1,2")
+    assert run("eval", "runs/other", *sweep) == 0
     capsys.readouterr()
-    assert run("records", "runs/photos", "runs/other") == 2
-    said = capsys.readouterr().err
-    assert "They differ in split: 'val' and 'train'; data_hash:" in said and "runs/photos and runs/other" in said
+    for names in (("runs/photos", "runs/other"), ("runs/other", "runs/photos", "--measure", "fd")):
+        assert run("records", *names) == 0  # what a sweep measured besides is in nobody's way
+        said = capsys.readouterr().out
+        assert said.count("FD-raw ") == 2 and "photos train" not in said
+        assert "Not shown: 2 numbers of what not every one" in said
+    shutil.copytree("runs/photos", "runs/third", ignore=shutil.ignore_patterns("evaluation"))
+    assert run("eval", "runs/third", *sweep[:-2], "--measures", "fd", "--steps", "1") == 0
+    for more in ((), ("--measure", "fd")):
+        capsys.readouterr()
+        assert run("records", "runs/photos", "runs/third", *more) == 2
+        said = capsys.readouterr().err
+        assert "They differ in split: 'val' and 'train'; data_hash:" in said and "runs/photos and runs/third" in said
     assert run("records", "runs/other", "--all") == 0
-    assert capsys.readouterr().out.count("FD-raw ") == 2
+    assert capsys.readouterr().out.count("FD-raw ") == 3
     assert run("records", "runs/other", "--measure", "kid") == 2
     assert "There is no kid measured in runs/other/evaluation" in capsys.readouterr().err
 

@@ -6,6 +6,7 @@ import subprocess
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,17 @@ import torch
 from inkwash._version import __version__
 from inkwash.evaluation import record as room
 from inkwash.evaluation.card import drawn_with, measured_lines, provenance, row_of
-from inkwash.evaluation.record import Measure, NotComparableError, Record, append, comparable, made, newest, read
+from inkwash.evaluation.record import (
+    Measure,
+    NotComparableError,
+    Record,
+    append,
+    comparable,
+    made,
+    newest,
+    read,
+    shared,
+)
 
 MEASURE = Measure("fd", "photos", "test", "d" * 64, 1000, 2000, "lite0", "a" * 64, "bicubic to 224", {"k": 3})
 SAMPLING = {"sampler": {"kind": "ddim", "eta": 0.5}, "steps": 20, "calls": 20.0, "guidance": 1.5, "seed": 7}
@@ -55,6 +66,35 @@ def test_numbers_of_different_measures_are_refused_with_the_field_that_differs(n
     told = str(error.value)
     assert f"differ in {name}: " in told
     assert sum(f"{f.name}: " in told for f in fields(Measure)) == 1
+
+
+def of(value: float, **changes: Any) -> Record:
+    return replace(RECORD, value=value, measure=replace(MEASURE, **changes))
+
+
+def test_runs_are_compared_by_what_all_of_them_have() -> None:
+    """As after evaluating both on the test split, and a sweep with another net of one, and a seed more of the other."""
+    swept = {"split": "val", "features": "classifier", "weights": "c" * 64}
+    a = [of(1), of(2, name="kid"), of(3, **swept), of(4, **swept)]
+    b = [of(5, n=9), of(6, name="kid"), of(7), of(8)]
+    told = [(run, r.value) for run, r in shared({"a": a, "b": b})]
+    assert told == [("a", 1), ("b", 7), ("b", 8), ("a", 2), ("b", 6)]
+    assert [r.value for _, r in shared({"a": a, "b": b, "c": [of(9, name="kid")]})] == [2, 6, 9]
+    assert [r.value for _, r in shared({"a": a})] == [1, 2, 3, 4]
+
+
+def test_where_nothing_is_shared_the_nearest_two_say_why() -> None:
+    a, b = [of(1, name="kid"), of(2)], [of(3, n=5, split="val"), of(4, split="val")]
+    with pytest.raises(NotComparableError) as error:
+        shared({"a": a, "b": b, "c": [of(5)], "d": [of(6, data="other")]})
+    first, second = str(error.value).splitlines()
+    assert first.startswith("a and b: FD-lite0 = 2 and FD-lite0 = 4 ") and "differ in split: 'test' and 'val'." in first
+    assert second.startswith("a and d: FD-lite0 = 2 and FD-lite0 = 6 ") and "differ in data: " in second
+    pairs = {"a": [of(1), of(2, n=2)], "b": [of(3)], "c": [of(4, n=2)]}  # each two share something, all three do not
+    with pytest.raises(
+        NotComparableError, match=r"^a and c: FD-lite0 = 1 and FD-lite0 = 4 .*differ in n: 1000 and 2\."
+    ):
+        shared(pairs)
 
 
 def test_hashes_are_shortened_and_all_differences_are_told() -> None:

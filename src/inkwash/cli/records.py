@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inkwash.cli.words import columns, say
+from inkwash.cli.words import columns, say, some
 
 if TYPE_CHECKING:
     from inkwash.evaluation import Record
@@ -20,40 +20,31 @@ def records(
 ) -> None:
     """Show the numbers of runs side by side, with what they belong to.
 
-    Of several runs, numbers are compared: those that do not measure the same thing, because feature net, weights,
-    resize, data, split or n differ, are refused with what differs. Models, samplers, steps and guidance may differ.
+    Of several runs, those numbers that measure the same thing in each: feature net, weights, resize, data, split and n.
+    Where there are none, what differs is said. Models, samplers, steps and guidance may differ.
 
     inkwash records runs/a runs/b --measure fd
     """
-    from inkwash.evaluation import comparable, evaluation_folder, newest, read_records
+    from inkwash.evaluation import evaluation_folder, newest, read_records
     from inkwash.evaluation.card import provenance, row_of
+    from inkwash.evaluation.record import shared
 
-    found: list[tuple[Path, Record]] = []
+    kept: dict[str, list[Record]] = {}
     for run in runs:
         folder = run if (run / "records.jsonl").is_file() else evaluation_folder(run)
-        kept = read_records(folder)
-        kept = [r for r in (kept if everything else newest(kept)) if measure in (None, r.measure.name)]
-        if not kept:
+        found = read_records(folder)
+        found = [r for r in (found if everything else newest(found)) if measure in (None, r.measure.name)]
+        if not found:
             what = f"no {measure}" if measure else "nothing"
             raise ValueError(
                 f"There is {what} measured in {folder}. Measure it with `inkwash eval {run} --split test`."
             )
-        found += [(run, record) for record in kept]
-    if len(runs) > 1:
-        mistakes: dict[str, None] = {}
-        first: dict[str, tuple[Path, Record]] = {}
-        for run, record in found:
-            known, one = first.setdefault(record.measure.name, (run, record))
-            try:
-                comparable(one, record)
-            except ValueError as error:
-                mistakes[f"{known} and {run}: {error}"] = None
-        if mistakes:
-            raise ValueError("\n".join(mistakes))
-    several = len(runs) > 1
+        kept[str(run)] = found
+    several = len(kept) > 1
+    shown = shared(kept) if several else [(run, record) for run, found in kept.items() for record in found]
     head = [*(["run"] if several else []), "measure", "value", "95 %", "floor", "n", "against", "drawn with"]
-    order = {name: i for i, name in enumerate(dict.fromkeys(r.measure.name for _, r in found))}
-    ranked = sorted(found, key=lambda each: order[each[1].measure.name]) if several else found
-    say(columns([head, *([*([str(run)] if several else []), *row_of(record)] for run, record in ranked)]))
-    for line in provenance([record for _, record in ranked]):
+    say(columns([head, *([*([run] if several else []), *row_of(record)] for run, record in shown)]))
+    for line in provenance([record for _, record in shown]):
         say(f"  {line}")
+    if more := sum(map(len, kept.values())) - len(shown):
+        say(f"Not shown: {some(more, 'number')} of what not every one of these has measured.")

@@ -98,8 +98,7 @@ class Record:
 
 def comparable(a: Record, b: Record) -> None:
     """Raise NotComparableError, naming each field that differs, where two records do not measure the same."""
-    differing = [f.name for f in fields(Measure) if getattr(a.measure, f.name) != getattr(b.measure, f.name)]
-    if differing:
+    if differing := _differing(a, b):
         told = "; ".join(
             f"{name}: {_short(getattr(a.measure, name))} and {_short(getattr(b.measure, name))}" for name in differing
         )
@@ -107,6 +106,31 @@ def comparable(a: Record, b: Record) -> None:
             f"{a.measure.title} = {a.value:.4g} and {b.measure.title} = {b.value:.4g} do not measure the same thing. "
             f"They differ in {told}. Measure both in one way."
         )
+
+
+def shared(runs: Mapping[str, Sequence[Record]]) -> list[tuple[str, Record]]:
+    """Of several runs' records those that measure what every run has measured, side by side: (run, record).
+
+    Raises NotComparableError where there is nothing, with what differs between the two that are nearest to it.
+    """
+    found: dict[tuple[Any, ...], list[tuple[str, Record]]] = {}
+    for run, records in runs.items():
+        for record in records:
+            found.setdefault(record.measure.key, []).append((run, record))
+    groups, mistakes = list(found.values()), []
+    for run, records in runs.items():
+        left = [group for group in groups if any(name == run for name, _ in group)]
+        if not left:
+            pairs = [(_differing(one, record), name, one, record) for (name, one), *_ in groups for record in records]
+            _, name, one, record = min(pairs, key=lambda pair: len(pair[0]))
+            try:
+                comparable(one, record)
+            except NotComparableError as error:
+                mistakes.append(f"{name} and {run}: {error}")
+        groups = left or groups
+    if mistakes:
+        raise NotComparableError("\n".join(mistakes))
+    return [each for group in groups for each in group]
 
 
 def append(folder: File, records: Sequence[Record]) -> File:
@@ -188,8 +212,12 @@ def newest(records: Sequence[Record]) -> list[Record]:
 
 def _settled(record: Record) -> Mapping[str, Any]:
     """What of the sampling and the model tells one result from another: not how long it took."""
-    sampling = {k: v for k, v in record.sampling.items() if k not in ("seconds", "device")}
+    sampling = {k: v for k, v in record.sampling.items() if k not in ("seconds", "device", "drawn")}
     return {"weights": record.model.get("weights_sha256"), **sampling}
+
+
+def _differing(a: Record, b: Record) -> list[str]:
+    return [f.name for f in fields(Measure) if getattr(a.measure, f.name) != getattr(b.measure, f.name)]
 
 
 def _short(value: Any) -> str:
