@@ -13,8 +13,9 @@ import pytest
 import inkwash
 from inkwash.cli.app import run as main
 from inkwash.evaluation.record import read as read_records
+from inkwash.pipeline import VECTORS
 from inkwash.recipes import read_recipe
-from inkwash.training import train
+from inkwash.training import search, train
 from inkwash.training.posthoc import kept
 from inkwash.training.search import SIGMAS, possible
 
@@ -91,10 +92,35 @@ def test_the_search_measures_each_length_and_writes_the_best(run: Path, capsys: 
     assert f"{best.value:.4g}" in line
     assert "FD-raw" in told
     assert (run / "evaluation/ema.png").is_file()
-    assert not list(run.glob("evaluation/generated*"))
+    assert not list(run.glob("evaluation/**/pictures.bin"))
     assert main(["eval", str(folder), "--split", "val", "-n", "40", "--features", "raw", "--measures", "fd"]) == 0
     again = read_records(run / f"{folder.name}-evaluation")[0]
     assert again.value == pytest.approx(best.value, rel=0.05)
+
+
+def test_a_search_that_was_stopped_goes_on_where_it_was(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[tuple[float, int]] = []
+    measure = search.evaluate
+
+    def stopped(pipe: Any, *args: Any, **settings: Any) -> Any:
+        seen.append((pipe.config.ema, pipe.chunk))
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return measure(pipe, *args, **settings)
+
+    monkeypatch.setattr(search, "evaluate", stopped)
+    words = ["--search", "kid", "--split", "val", "-n", "20", "--features", "raw", "--sigmas", "0.05,0.1,0.2"]
+    assert ema(str(run), *words) == 130
+    assert not read_records(run / "evaluation")
+    assert ema(str(run), *words) == 0
+    assert seen == [(sigma, VECTORS) for sigma in (0.05, 0.1, 0.1, 0.2)]  # points: not pictures' chunk
+    found = [(r.model["ema"], r.value) for r in read_records(run / "evaluation")]
+    shutil.rmtree(run / "evaluation")
+    monkeypatch.setattr(search, "evaluate", measure)
+    assert ema(str(run), *words) == 0
+    assert [(r.model["ema"], r.value) for r in read_records(run / "evaluation")] == found
 
 
 def test_the_usual_lengths_are_those_that_can_be_rebuilt(trained: Path) -> None:

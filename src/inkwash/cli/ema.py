@@ -47,7 +47,8 @@ def ema(
 ) -> None:
     """Average a trained run's weights over another length.
 
-    From the snapshots the run kept. What comes out is a model like any other.
+    From the snapshots the run kept. What comes out is a model like any other. A search that was stopped goes on where
+    it was.
 
     inkwash ema runs/photos --sigma 0.08
 

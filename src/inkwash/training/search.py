@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path as File
-from tempfile import TemporaryDirectory
 from typing import Literal
 
-from inkwash.evaluation.evaluate import evaluate
+from inkwash.evaluation.card import evaluation_folder
+from inkwash.evaluation.evaluate import Watch, evaluate
 from inkwash.evaluation.job import RealSide
 from inkwash.evaluation.record import Record
+from inkwash.evaluation.sweep import SWEEP, sweep
 from inkwash.training.posthoc import Kept, Rebuilt, assemble, fitted
 
 SIGMAS = (0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2)
 """What is tried unless other lengths are asked for, as far as it can be rebuilt."""
 
 CHUNK = 64
-"""Pictures in a forward pass: thousands are drawn, and nobody waits for the first."""
-
-Watch = Callable[[str, float], None]
-"""Told what is being done, and the fraction of it that is done."""
+"""Pictures in a forward pass: thousands are drawn, and nobody waits for the first. Of points the usual, more."""
 
 
 @dataclass(frozen=True)
@@ -59,35 +57,39 @@ def search(
 ) -> tuple[list[Candidate], Rebuilt]:
     """Measure each length by n pictures of the same seeds, and give all, in order, and the best one rebuilt.
 
-    Raises ValueError for a length that cannot be rebuilt, before anything is drawn.
+    What is measured is kept with the points of sweeps and not measured again; pictures that were drawn for one that is
+    not are found again. Raises ValueError for a length that cannot be rebuilt, before anything is drawn.
     """
     for sigma in sigmas:
         fitted(have, sigma)
+    place = evaluation_folder(run)
     found: list[Candidate] = []
     best: tuple[float, Rebuilt] | None = None
     for number, sigma in enumerate(sorted(set(sigmas))):
         rebuilt = assemble(run, have, sigma, trust=trust)
-        pipe = rebuilt.pipeline(device=str(side.net.device), chunk=CHUNK)
+        pipe = rebuilt.pipeline(device=str(side.net.device), chunk=CHUNK if len(rebuilt.config.shape) == 3 else None)
         of = f"Length {number + 1} of {len(set(sigmas))}"
 
         def told(what: str, fraction: float, of: str = of) -> None:
             if watch is not None:
-                watch(f"{of}: {what[:1].lower()}{what[1:]}", fraction)
+                watch(f"{of}: {what.partition(': ')[2].lower()}", fraction)
 
         model = {"folder": str(run), "data": pipe.config.data, "trained": dict(have.trained), "ema": sigma}
-        with TemporaryDirectory() as folder:  # pictures of a length that is not kept are of no more use
-            seen = evaluate(
-                pipe,
-                side.reference,
-                n,
-                measures=(by,),
-                seed=seed,
-                folder=File(folder),
-                model=model,
-                net=side.net,
-                watch=told,
-            )
-        record = seen[by]
+        (point,) = sweep(
+            pipe,
+            side.reference,
+            side.net,
+            {},
+            n,
+            evaluate=evaluate,
+            file=place / SWEEP,
+            model=model,
+            by=by,
+            seed=seed,
+            folder=place / "searched",
+            watch=told,
+        )
+        record = point.record
         found.append(Candidate(sigma, rebuilt.fit.residual, record))
         if best is None or record.value < best[0]:
             best = (record.value, rebuilt)
