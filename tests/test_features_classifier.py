@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from inkwash.data import Dataset, DataSpec, load, split
+from inkwash.data import Dataset, DataSpec, load, order, split
 from inkwash.data.known import KNOWN
 from inkwash.data.shapes import CLASSES, draw
 from inkwash.features import Classifier, classifier_file, extractor, judge, load_judge, tensors_hash
@@ -196,11 +196,10 @@ def test_training_learns_and_is_measured_on_what_was_held_out(monkeypatch: pytes
     monkeypatch.setattr(judge, "Stream", lambda d, seed, rows: used.append((seed, rows)) or stream(d, seed, rows))
     told: list[tuple[str, int, int]] = []
     about, net = train_classifier(data, examples=6400, seed=3, progress=lambda *a: told.append(a))
-    kept, out = split(data, 0.1, 3)
-    held = [i for i in out if labels[i] >= 0]
+    labelled = np.flatnonzero(labels >= 0)
     assert used[0][0] == 3
-    assert used[0][1].tolist() == [i for i in kept if labels[i] >= 0]
-    assert about.measured == f"{len(held)} held-out pictures of shapes (generated)"
+    assert used[0][1].tolist() == sorted(labelled[order(3, 0, 980)[98:]])
+    assert about.measured == "98 held-out pictures of shapes (generated)"
     assert (about.classes, about.shape, about.fingerprint) == (CLASSES, (1, 14, 14), data.fingerprint)
     assert about.accuracy is not None
     assert about.accuracy > 0.6
@@ -214,6 +213,28 @@ def test_training_learns_and_is_measured_on_what_was_held_out(monkeypatch: pytes
     assert 0.4 < logits.softmax(1).amax(1).mean() < 0.96  # labels smoothed by 0.05 ask for 0.955
     assert told[0][0] == "Training a classifier of 10 classes of shapes (generated)"
     assert [t[1:] for t in told] == [(128 * i, 6400) for i in range(1, 51)]
+
+
+def test_a_classifier_keeps_to_its_rows(tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a run held out is neither learned nor measured on, however the run chose it; and kept apart by the rows."""
+    data = shapes(200)
+    mine, out = split(data, 0.3, 0)
+    shown: list[int] = []
+    stream, measured = judge.Stream, judge.accuracy
+
+    def noted(about: Any, net: Any, data: Any, rows: Any, device: Any) -> float:
+        shown.extend(rows)
+        return measured(about, net, data, rows, device)
+
+    monkeypatch.setattr(judge, "Stream", lambda d, seed, rows: shown.extend(rows) or stream(d, seed, rows))
+    monkeypatch.setattr(judge, "accuracy", noted)
+    file = classifier_file(data, data, tmp_path, rows=mine)
+    assert sorted(shown) == mine.tolist() and not set(shown) & set(out)
+    assert file is not None and f"{round(0.1 * len(mine))} held-out" in read_classifier(file)[0].measured
+    others = {classifier_file(data, data, tmp_path, rows=rows) for rows in (None, np.arange(200), out)}
+    assert len(others) == 2 and file not in others
+    one_class = np.flatnonzero(data.labels == 3)
+    assert classifier_file(data, data, tmp_path, rows=one_class) is None
 
 
 def test_training_again_gives_the_same_bits(tmp_path: Path) -> None:

@@ -15,8 +15,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from inkwash.data import DataSpec, load
 from inkwash.data.known import KNOWN
 from inkwash.device import keep_memory
@@ -40,7 +38,7 @@ def main() -> None:
         if done % 12_800 == 0 or done == total:
             print(f"\r{what}: {done / total:.0%}", end="", file=sys.stderr, flush=True)
 
-    about, net = train_classifier(train, np.arange(len(train)), examples=args.epochs * len(train), progress=progress)
+    about, net = train_classifier(train, held=0.0, examples=args.epochs * len(train), progress=progress)
     about = replace(
         about,
         accuracy=accuracy(about, net, test),

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from inkwash.data import Dataset, Progress, Stream, cache_dir, split
+from inkwash.data import Dataset, Progress, Stream, cache_dir, order
 from inkwash.data.cache import published
 from inkwash.data.stream import Index
 from inkwash.features.classifier import (
@@ -76,15 +76,19 @@ def classifier_file(
     cache: Path | None = None,
     progress: Progress | None = None,
     device: torch.device | None = None,
+    *,
+    rows: Index | None = None,
 ) -> Path | None:
     """The file of a classifier for pictures like those of `data`.
 
     The one that ships where name, classes and shape of `data` are Fashion-MNIST's or MNIST's. Else one trained on the
-    labelled pictures of `train`, once: it is kept in the cache by that set's fingerprint, and training again on the
-    same machine gives the same bits. None where there is nothing to learn from: no `train`, no labels, one class only,
-    no 8-bit pictures, or pictures of other classes or of another shape.
+    labelled pictures of `train`, once: it is kept in the cache by that set's fingerprint and the rows, and training
+    again on the same machine gives the same bits. None where there is nothing to learn from: no `train`, no labels, one
+    class only, no 8-bit pictures, or pictures of other classes or of another shape.
 
-    progress: called with ("Training a classifier of …", examples seen, examples in all); device: to train on.
+    progress: called with ("Training a classifier of …", examples seen, examples in all); device: to train on; rows:
+    those of `train` that may be used, all by default: those that a run was trained on, so that what it held out is as
+    new to the classifier as to the model. (The one that ships has seen the whole of its train split.)
     """
     shipped = SHIPPED.get(data.name)
     if shipped is not None and shipped.is_file():
@@ -93,14 +97,18 @@ def classifier_file(
             return shipped
     if train is None or train.labels is None or (train.classes, train.shape) != (data.classes, data.shape):
         return None
-    if train.images.dtype != np.uint8 or len(np.unique(train.labels[train.labels >= 0])) < 2:
+    rows = np.arange(len(train)) if rows is None else rows
+    labels = train.labels[rows]
+    if train.images.dtype != np.uint8 or len(np.unique(labels[labels >= 0])) < 2:
         return None
-    key = hashlib.sha256(json.dumps([FORMAT, train.fingerprint, HELD, BATCH, EXAMPLES]).encode()).hexdigest()
+    which = hashlib.sha256(np.ascontiguousarray(rows, dtype="<i8").data).hexdigest()
+    of = [FORMAT, train.fingerprint, which, HELD, BATCH, EXAMPLES]
+    key = hashlib.sha256(json.dumps(of).encode()).hexdigest()
     name = re.sub(r"[^A-Za-z0-9._-]", "_", train.name).lstrip(".")[:48]
     place = (cache or cache_dir()) / "classifiers" / f"{name}-{key[:16]}"
 
     def build(staged: Path) -> None:
-        about, net = train_classifier(train, examples=EXAMPLES, progress=progress, device=device)
+        about, net = train_classifier(train, rows, examples=EXAMPLES, progress=progress, device=device)
         write_classifier(staged / FILE, about, net)
 
     return published(place, _whole, build) / FILE
@@ -110,6 +118,7 @@ def train_classifier(
     data: Dataset,
     rows: Index | None = None,
     *,
+    held: float = HELD,
     examples: int = EXAMPLES,
     seed: int = 0,
     progress: Progress | None = None,
@@ -117,22 +126,22 @@ def train_classifier(
 ) -> tuple[About, ClassifierNet]:
     """Train a classifier on the labelled pictures of a set, and measure it on a tenth of them that is held out.
 
-    rows: the pictures to learn from, all of them; None: all labelled ones but the tenth. examples: how many to see, in
-    random order, mirrored where the set says so. Cross-entropy with labels smoothed by 0.05, AdamW, and a learning rate
-    that falls linearly to zero after 2 % of warm-up. The same seed, device and number of threads give the same bits.
+    rows: those that may be used, all by default; held: the share of them that is held out, 0 for none. examples: how
+    many to see, in random order, mirrored where the set says so. Cross-entropy with labels smoothed by 0.05, AdamW, and
+    a learning rate that falls linearly to zero after 2 % of warm-up. The same seed, device and number of threads give
+    the same bits.
     """
     device = device or torch.device("cpu")
     labels = data.labels
     if labels is None:
         raise ValueError(f"{data.name} has no labels: a classifier cannot be trained on it.")
-    held: Index | None = None
-    if rows is None:
-        labelled = np.flatnonzero(labels >= 0)
-        kept, out = split(data, HELD, seed)
-        rows, held = np.intersect1d(kept, labelled), np.intersect1d(out, labelled)
+    rows = np.arange(len(data)) if rows is None else rows
+    rows = rows[labels[rows] >= 0]
+    shuffled, count = rows[order(seed, 0, len(rows))], round(held * len(rows))
+    out, mine = np.sort(shuffled[:count]), np.sort(shuffled[count:])
     shape = (data.images.shape[3], data.images.shape[1], data.images.shape[2])
     net = _fresh(shape, len(data.classes), seed).to(device)
-    stream = Stream(data, seed, rows)
+    stream = Stream(data, seed, mine)
     steps = max(1, examples // BATCH)
     optim = AdamW(lr=4e-3, weight_decay=0.05, schedule=Schedule(warmup=steps // 50, decay=1.0))
     (optimiser,) = optim.build(net)
@@ -156,9 +165,9 @@ def train_classifier(
         shape=shape,
         date=datetime.now(UTC).date().isoformat(),
     )
-    if held is not None and len(held):
-        measured = f"{len(held):,} held-out pictures of {data.name}"
-        about = replace(about, accuracy=accuracy(about, net, data, held, device), measured=measured)
+    if len(out):
+        measured = f"{len(out):,} held-out pictures of {data.name}"
+        about = replace(about, accuracy=accuracy(about, net, data, out, device), measured=measured)
     return about, net.eval()
 
 
