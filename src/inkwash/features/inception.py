@@ -38,7 +38,8 @@ class Inception(Component):
 
     Pictures are resized to 299x299 by the graph itself and shown as (u - 128)/128. weights: a file with its state dict;
     "" takes the published one from inkwash's cache, from torch.hub's, or from the web, its SHA-256 checked. With any
-    other file the net is named "other-inception", so that nothing it measures is taken for an FID.
+    other file the net is named "other-inception", so that nothing it measures is taken for an FID: also with the same
+    tensors in another file, as .safetensors, because the published one is known by the SHA-256 of its file alone.
     """
 
     weights: str = ""
