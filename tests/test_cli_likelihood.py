@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -80,7 +81,8 @@ def test_floats_are_measured_in_their_own_units() -> None:
     assert b.prior.mean + b.middle.mean + b.last.mean == pytest.approx(b.total.mean)
     assert sum(b.steps) == pytest.approx(b.middle.mean + b.last.mean)
     assert (b.calls, len(b.times), len(b.steps), b.variance) == (40, 41, 40, "large")
-    assert found.settings["data"] == {"name": "made", "fingerprint": "print", "of": 35}
+    which = hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()
+    assert found.settings["data"] == {"name": "made", "fingerprint": "print", "of": 35, "rows": which}
     assert (found.settings["n"], found.settings["seed"], found.settings["labels"]) == (20, 3, "none")
     assert found.settings["dequantisation"] is None
 
@@ -332,7 +334,8 @@ def test_the_command(moons: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert found.bound is not None and found.flow is not None
     assert figures["bound"]["total"] == {"mean": found.bound.total.mean, "half": found.bound.total.half}
     assert figures["flow"]["value"]["mean"] == found.flow.value.mean
-    assert figures["data"] == {"name": "moons", "fingerprint": data.fingerprint, "of": 10_000, "split": "test"}
+    told = {"name": "moons", "fingerprint": data.fingerprint, "of": 10_000, "split": "test"}
+    assert figures["data"] == told | {"rows": found.settings["data"]["rows"]}
     manifest = json.loads(Path("runs/moons/model/manifest.json").read_text())
     assert figures["model"]["weights_sha256"] == manifest["files"]["model.safetensors"]["sha256"]
     assert figures["model"]["folder"] == "runs/moons/model"

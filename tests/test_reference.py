@@ -106,6 +106,7 @@ def test_it_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
         {"features": net(calls, weights="v")},
         {"features": net(calls, resize="half")},
         {"features": net(calls, name="others")},
+        {"features": net(calls, version=2)},
         {"data": dataset(fingerprint="x")},
         {"seed": 1},
         {"n": 60},
@@ -191,7 +192,7 @@ def test_one_that_was_altered_is_refused(tmp_path: Path) -> None:
     text = (other / "reference.json").read_bytes()
     manifest["files"]["reference.json"] = {"size": len(text), "sha256": hashlib.sha256(text).hexdigest()}
     (other / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ValueError, match=r"has format 9, and this inkwash .* reads 1"):
+    with pytest.raises(ValueError, match=r"has format 9, and this inkwash .* reads 2"):
         load_reference(other)
 
 
@@ -202,6 +203,17 @@ def test_another_net_is_refused_by_name() -> None:
         found.check(net(weights="v"))
     with pytest.raises(ValueError, match="features: means there, medians here; resize: none there, half here"):
         found.check(net(name="medians", resize="half"))
+    with pytest.raises(ValueError, match="version: 1 there, 2 here"):
+        found.check(net(version=2))
+
+
+@pytest.mark.parametrize("name", ["other-inception", "Sums"])
+def test_a_net_that_its_name_does_not_find_is_asked_for(name: str) -> None:
+    found = known(features=net(name=name))
+    with pytest.raises(ValueError, match=rf"feature net {name}, which is not found here by that name alone") as error:
+        found.extractor(CPU)
+    assert f"--features '{name.removeprefix('other-')}(weights=" in str(error.value) and "net=" in str(error.value)
+    found.check(net(name=name))
 
 
 def test_its_net_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

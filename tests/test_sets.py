@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import multiprocessing
 import os
 import signal
@@ -10,6 +11,7 @@ import threading
 import time
 import tracemalloc
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,9 +25,9 @@ from inkwash.checkpoint import CheckpointError, DiskFull
 from inkwash.codec import AnyCodec, Pixels, Scaled, Standard
 from inkwash.data import Dataset, order
 from inkwash.evaluation import blocks
-from inkwash.evaluation.blocks import Row, filled
-from inkwash.evaluation.sets import COPIED, SHOWN, Asked, Pictures, asked, features, generate, real
-from inkwash.features import Extractor
+from inkwash.evaluation.blocks import Row, filled, sha256
+from inkwash.evaluation.sets import COPIED, SHOWN, Asked, Pictures, asked, features, generate, predictions, real
+from inkwash.features import Extractor, Judge
 from inkwash.model import Plain
 from inkwash.pipeline import Pipeline
 from inkwash.ranks import Ranks, ranks
@@ -294,11 +296,26 @@ def test_chunk_and_codec_belong_to_a_set(tmp_path: Path) -> None:
 
 
 def test_about_says_how_it_was_drawn(tmp_path: Path) -> None:
-    found = draw(pipeline(), 5, tmp_path, sampler=Heun(), steps=3, guidance=1.5, labels=asked(_Has(None), 5, CLASSES))
+    found = draw(pipeline(), 5, tmp_path, sampler=Heun(), steps=3, guidance=1.5, labels=Asked((1, 1, 1, 0), 5))
     told = {"seed": 3, "n": 5, "steps": 3, "guidance": 1.5, "weights": "w", "chunk": 2, "what": "generated"}
     assert found.about.items() >= told.items() and found.about["sampler"]["kind"] == "heun"
     assert found.about["calls"] == 5  # two a step, and one in the last
-    assert found.about["label"] == {"shares": [1, 1, 1, 0]}
+    assert found.about["label"] == {"shares": [1, 1, 1, 0]} and found.about["values"] == {"kind": "pixels"}
+    assert found.folder is not None
+    head = json.loads((found.folder / "pictures.json").read_text())
+    assert head["of"]["model"]["net"]["widths"] == [32, 32]  # whole there, and its hash in every record
+    assert found.about["model"] == sha256(head["of"]["model"])
+
+
+def test_a_set_knows_by_which_code_it_was_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was drawn before a change of the code stays what it was, and says so."""
+    pipe = pipeline()
+    for commit, n in (("a" * 40, 3), ("b" * 40, 3), ("b" * 40, 7), ("b" * 40, 9), ("c" * 40, 5)):
+        monkeypatch.setattr(blocks, "commit", lambda commit=commit: commit)
+        found = draw(pipe, n, tmp_path)
+    drawn = found.about["drawn"]
+    assert [one["commit"] for one in drawn] == ["a" * 40, "b" * 40]
+    assert all(datetime.fromisoformat(one["date"]).tzinfo is not None for one in drawn)
 
 
 @pytest.mark.parametrize("codec", [Scaled(-2.0, 3.0), Standard((0.5, 1.0), (2.0, 3.0))])
@@ -351,16 +368,20 @@ def test_labels_that_do_not_fit_are_refused_before_anything_is_written(tmp_path:
     assert draw(pipeline(classes=()), 2, tmp_path).labels is None
 
 
-class _Has:
-    """Labels and classes, as real pictures have them."""
+def labelled(
+    labels: list[int] | None, cache: Path, n: int | None = None, classes: tuple[str, ...] = CLASSES
+) -> Pictures:
+    """Real pictures with these labels, n of them chosen; without the first, which is of no split."""
+    every = None if labels is None else np.array([0, *labels])
+    size = 100 if labels is None else len(labels)
+    images = np.zeros((size + 1, 2, 2, 1), np.uint8)
+    data = Dataset("blots", images, every, classes, None, f"print-{labels}", generated=False)
+    return real(data, np.arange(1, size + 1), "test", n, cache=cache)
 
-    def __init__(self, labels: list[int] | None, classes: tuple[str, ...] = CLASSES) -> None:
-        self.labels = None if labels is None else np.array(labels)
-        self.classes = classes
 
-
-def test_classes_are_asked_for_as_often_as_the_real_have_them() -> None:
-    has = _Has([0, 0, 0, 1, 1, 1, 1, 1, 1, 2, -1, -1])  # 3 : 6 : 1, and 2 without
+def test_classes_are_asked_for_as_often_as_the_real_have_them(tmp_path: Path) -> None:
+    has = labelled([0, 0, 0, 1, 1, 1, 1, 1, 1, 2, -1, -1], tmp_path)  # 3 : 6 : 1, and 2 without
+    assert has.about["counts"] == [3, 6, 1, 2]
     whole = asked(has, 1200, CLASSES)
     assert whole is not None and len(whole) == 1200 and whole.shares == (3, 6, 1, 2)
     assert np.bincount(whole.array + 1).tolist() == [200, 300, 600, 100]
@@ -369,13 +390,30 @@ def test_classes_are_asked_for_as_often_as_the_real_have_them() -> None:
     assert (counts - shares < 1).all() and (shares - counts < 1.5).all()
     some = asked(has, 77, CLASSES)
     assert some is not None and list(some) == list(whole)[:77] == whole[:77] and some[76] == whole[76]
-    assert asked(_Has([0, 1, 2] * 4), 7, CLASSES) == Asked((1, 1, 1, 0), 7)
+    assert asked(labelled([0, 1, 2] * 4, tmp_path), 7, CLASSES) == Asked((1, 1, 1, 0), 7)
     assert list(Asked((5, 5, 5, 0), 7)) == [0, 1, 2, 0, 1, 2, 0]
-    for other in (_Has(None), _Has([0, 0, 1], ("a", "b", "c")), _Has([-1, -1])):
-        assert asked(other, 7, CLASSES) == Asked((1, 1, 1, 0), 7)
+    for labels, classes in ((None, CLASSES), ([0, 0, 1], ("a", "b", "c")), ([-1, -1], CLASSES)):
+        assert asked(labelled(labels, tmp_path, classes=classes), 7, CLASSES) == Asked((1, 1, 1, 0), 7)
     assert asked(has, 7, ()) is None
     with pytest.raises(ValueError, match="must be 0 or more, and not all 0"):
         Asked((0, 0), 3)
+
+
+def test_a_set_with_classes_grows_whatever_part_of_the_split_is_measured(tmp_path: Path) -> None:
+    """Chosen real pictures have their classes by chance; what is asked for follows the whole split, so 8 begin 20."""
+    labels = [0] * 30 + [1] * 20 + [2] * 10
+    pipe, found = pipeline(), []
+    for n in (8, 20, 60):
+        chosen = labelled(labels, tmp_path, n)
+        drawn = draw(pipe, min(n, 20), tmp_path / "drawn", labels=asked(chosen, min(n, 20), CLASSES))
+        found.append((drawn, np.bincount(chosen.labels, minlength=3).tolist()))
+    (few, one), (more, other), (_, every) = found
+    assert every == [30, 20, 10] and one != [4, 3, 1] and other != [10, 7, 3]  # otherwise this shows nothing
+    assert few.key == more.key and few.labels is not None and more.labels is not None
+    assert few.labels.tolist() == more.labels[:8].tolist() and (few.array == more.array[:8]).all()
+    for labelled_so in (few.labels, more.labels):
+        shares = np.bincount(labelled_so) - np.array([3, 2, 1]) / 6 * len(labelled_so)
+        assert abs(shares).max() < 1
 
 
 # Real pictures
@@ -416,6 +454,13 @@ def test_real_floats_become_8_bit_pictures_and_vectors_stay(tmp_path: Path) -> N
     found = real(data, np.arange(40), "test", cache=tmp_path)
     expected = ((data.images[order(0, 0, 40)] + 10) * (255 / 510)).round()
     assert found.array.dtype == np.uint8 and (found.array == expected).all()
+    assert found.about["values"] == {"low": -10.0, "high": 500.0, "kind": "scaled"}
+    models = real(data, np.arange(40), "test", scale=Scaled(0.0, 1000.0), cache=tmp_path)
+    expected = (data.images[order(0, 0, 40)] * (255 / 1000)).round().clip(0, 255)
+    assert (models.array == expected).all() and models.key != found.key
+    assert models.about["values"] == {"low": 0.0, "high": 1000.0, "kind": "scaled"}
+    plain = real(dataset(), np.arange(40), "test", scale=Scaled(0.0, 1000.0), cache=tmp_path)
+    assert (plain.array == dataset().images[order(0, 0, 40)]).all() and plain.about["values"] == {"kind": "pixels"}
     points = dataset(shape=(2,), dtype="float64")
     assert (real(points, np.arange(40), "test", cache=tmp_path).array == points.images[order(0, 0, 40)]).all()
 
@@ -457,6 +502,19 @@ def test_features_are_the_nets_own_and_computed_once(tmp_path: Path) -> None:
     assert {f.name.split("-")[1] for f in tmp_path.glob("*.bin")} == {"waves"} and len(
         list(tmp_path.glob("*.bin"))
     ) == 3
+
+
+def test_what_other_code_computed_is_not_found(tmp_path: Path) -> None:
+    calls: list[int] = []
+    shown = pictures(8)
+    for version, computed in ((1, 1), (2, 2), (1, 2)):
+        features(shown, replace(net(calls=calls), version=version), folder=tmp_path)
+        assert len(calls) == computed
+    seen: list[int] = []
+    for version, computed in ((1, 1), (2, 2), (1, 2)):
+        judge = Judge(("a",), "w", None, replace(net(calls=seen), version=version))
+        predictions(shown, judge, folder=tmp_path)
+        assert len(seen) == computed
 
 
 def test_features_that_are_not_finite_are_refused(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 """An array on the disk that is filled block by block, by one process or many, and goes on where it was stopped.
 
-Three files: `NAME.bin`, the array row by row; `NAME.json`, its head, which says what is in it; `NAME.done`, for every
-block how many of its rows are there, and what they cost. Rows are on the disk before they count as there, and what is
-there is never written again: whenever the process is killed, the next one finds a true account and goes on. Where a row
-depends on its number alone, the array is the same as an undisturbed one, and one that is asked for longer is extended.
+Three files: `NAME.bin`, the array row by row; `NAME.json`, its head, which says what is in it, and by which commits and
+when it was made; `NAME.done`, for every block how many of its rows are there, and what they cost. Rows are on the disk
+before they count as there, and what is there is never written again: whenever the process is killed, the next one finds
+a true account and goes on. Where a row depends on its number alone, the array is the same as an undisturbed one, and
+one that is asked for longer is extended.
 
 Rows are written with ordinary calls, not through a memory map: a full disk is then an error that can be told, not the
 end of the process.
@@ -21,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path as File
 from typing import IO, Any
 
@@ -28,6 +30,7 @@ import numpy as np
 
 from inkwash.checkpoint import CheckpointError, DiskFull
 from inkwash.checkpoint.atomic import flush, write
+from inkwash.evaluation.record import commit
 from inkwash.ranks import ALONE, Ranks
 
 FORMAT = 1
@@ -66,12 +69,14 @@ class Row:
 class Filled:
     """An array that is there: [n, ...], memory-mapped; seconds, cost: spent on it by all that filled it.
 
-    Changing it changes nothing on the disk. Where the array on the disk is longer, the last block counts in proportion.
+    made: by which commit and when, once for every commit that filled a part. Changing the array changes nothing on the
+    disk. Where the array on the disk is longer, the last block counts in proportion.
     """
 
     array: np.ndarray
     seconds: float
     cost: float
+    made: tuple[Mapping[str, Any], ...] = ()
 
 
 Fill = Callable[[int, int, Watch], tuple[np.ndarray, float]]
@@ -106,12 +111,18 @@ def filled(
     array = np.memmap(file, row.dtype, "c", shape=(n, *row.shape)).view(np.ndarray)
     done = _done(file, n, block)
     share = _due(n, block) / done["rows"]
-    return Filled(array, float((done["seconds"] * share).sum()), float((done["cost"] * share).sum()))
+    seconds, cost = ((done[name] * share).sum() for name in ("seconds", "cost"))
+    return Filled(array, float(seconds), float(cost), tuple((_head(file) or {}).get("made", ())))
 
 
 def sha256(value: Any) -> str:
     """SHA-256 (hex) of JSON-able data."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def rows_hash(rows: np.ndarray) -> str:
+    """SHA-256 (hex) of which rows of a data set are meant, and in which order."""
+    return hashlib.sha256(np.ascontiguousarray(rows, dtype="<i8").data).hexdigest()
 
 
 def _fill_block(file: File, row: Row, n: int, fill: Fill, block: int, number: int, told: Watch) -> None:
@@ -143,11 +154,14 @@ def _prepare(file: File, row: Row, n: int, block: int) -> None:
         if head is None:  # then whatever is in the others is not known
             for ending in ("done", "bin"):
                 _beside(file, ending).unlink(missing_ok=True)
-            table = {"format": FORMAT, "shape": list(row.shape), "dtype": np.dtype(row.dtype).str, "block": block}
-            table |= {"key": row.key, "of": dict(row.of)}
-            write(_beside(file, "json"), (json.dumps(table, indent=1) + "\n").encode())
+            head = {"format": FORMAT, "shape": list(row.shape), "dtype": np.dtype(row.dtype).str, "block": block}
+            head |= {"key": row.key, "of": dict(row.of)}
         else:
             block = _fitting(file, head, row)
+        made = head.setdefault("made", [])
+        if not made or made[-1]["commit"] != commit():
+            made.append({"commit": commit(), "date": datetime.now(UTC).isoformat(timespec="seconds")})
+            write(_beside(file, "json"), (json.dumps(head, indent=1) + "\n").encode())
         for ending in ("done", "bin"):
             _beside(file, ending).touch()
         size = file.stat().st_size

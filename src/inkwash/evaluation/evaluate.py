@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -14,11 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from inkwash.evaluation.figures import MEASURES, SHARE, Figure, Neighbours, Side, neighbours
+from inkwash.evaluation.blocks import sha256
+from inkwash.evaluation.figures import MEASURES, SHARE, VERSION, Figure, Neighbours, Side, neighbours
 from inkwash.evaluation.likelihood import Measurement
+from inkwash.evaluation.manifold import MOST
 from inkwash.evaluation.record import Measure, Record, made
 from inkwash.evaluation.reference import Reference
-from inkwash.evaluation.sets import Pictures, asked, features, generate, plain, predictions
+from inkwash.evaluation.sets import Pictures, asked, features, generate, plain, predictions, shape_of, values_of
 from inkwash.features import Extractor, Judge, tensors_hash
 from inkwash.pipeline import Pipeline
 from inkwash.ranks import ALONE, Ranks
@@ -43,8 +46,8 @@ Watch = Callable[[str, float], None]
 class Evaluation:
     """What was found: the records, and what pictures of it are drawn from.
 
-    pictures: the measured ones; neighbours: each one's nearest training picture, where those were given; notes: what
-    classes: those that were looked for; notes: what was left out, and why.
+    pictures: the measured ones; fake, real: the two sides; neighbours: each one's nearest training picture, and train:
+    those pictures, where they were given; classes: those that were looked for; notes: what was left out, and why.
     """
 
     records: tuple[Record, ...]
@@ -84,10 +87,12 @@ def evaluate(
     judge: sees classes; train: where copies are looked for; model: what the records say of it (folder, weights_sha256
     ...); net: the reference's feature net, if it is loaded; settings: of sampling, as a pipeline's call takes them.
     Class-conditional models are asked for the reference's classes, as often as it has them. With several ranks each
-    draws its part, and all find the same. Raises ValueError for what does not fit.
+    draws its part, and all find the same; then a folder must be given. Raises ValueError for what does not fit.
     """
     check_measures(measures)
-    _check_sizes(n, reference)
+    _check_sides(n, shape_of(pipe.config), values_of(pipe.config.codec), reference)
+    if folder is None and ranks.world > 1:
+        raise ValueError(f"{ranks.world} processes draw together, so say where: folder = ..., which all of them see.")
     net = net or reference.extractor(pipe.device)
     told = watch or (lambda what, fraction: None)
     about = dict(model or {})
@@ -123,7 +128,7 @@ def score(
 ) -> Evaluation:
     """Measure pictures, drawn or from anywhere, against a reference; see `evaluate`."""
     check_measures(measures)
-    _check_sizes(len(fake), reference)
+    _check_sides(len(fake), fake.array.shape[1:], fake.about.get("values", reference.about["values"]), reference)
     told = watch or (lambda what, fraction: None)
     reference.check(net)
     found = features(fake, net, folder=fake.folder, ranks=ranks, watch=partial(told, "Features of the pictures"))
@@ -147,8 +152,8 @@ def score(
         told("Measuring", number / len(wanted))
         figures = MEASURES[name](one, two)
         if not figures:
-            notes.append(_why_not(name, reference, judge))
-        floor = floors(name) if figures else {}
+            notes.append(_why_not(name, one, two, reference, judge))
+        floor = floors(name, figures, judge) if figures else {}
         records += [noted(figure, floor.get(figure.name), len(two) // 2) for figure in figures]
     near = None
     if NEAREST in measures:
@@ -160,7 +165,13 @@ def score(
             )
             told("Looking for copies", 0.0)
             held_out = None if reference.split == "train" else two
-            near = neighbours(one, trained, held_out)
+            of = int(train.about.get("of", len(train)))
+            near = neighbours(one, trained, held_out, of)
+            if of > (searched := min(len(train), MOST)):
+                notes.append(
+                    f"{searched:,} of {of:,} training pictures were searched: of pictures that are all copies, about "
+                    f"{searched / of:.0%} would be found."
+                )
             if near.share is None:
                 few = f"{round(1 / SHARE) - 1} held-out pictures or more, from the split test or val"
                 notes.append(f"Copies are shown, not counted: what is near by chance is told by {few}.")
@@ -186,11 +197,15 @@ class _Floors:
     reference: Reference
     real: Side
 
-    def __call__(self, name: str) -> dict[str, float]:
-        kept = self.reference.remembered(f"floor-{name}")
+    def __call__(self, name: str, figures: Sequence[Figure], judge: Judge | None) -> dict[str, float]:
+        """By the names of the measure's figures. figures: what it found of the pictures; judge: what saw classes."""
+        by = judge.weights if judge is not None and any(f.by == "judge" for f in figures) else ""
+        settings = sorted({json.dumps(f.settings, sort_keys=True) for f in figures})
+        called = f"floor-{name}-{sha256([VERSION, by, settings])[:16]}"
+        kept = self.reference.remembered(called)
         if kept is None:
             kept = {f.name: f.value for f in MEASURES[name](self.real.half(0), self.real.half(1))}
-            self.reference.remember(f"floor-{name}", kept)
+            self.reference.remember(called, kept)
         return dict(kept)
 
 
@@ -235,17 +250,36 @@ def _record(
     )
 
 
-def _why_not(name: str, reference: Reference, judge: Judge | None) -> str:
-    if reference.pictures is None:
-        why = "the reference was loaded from a file, without its pictures"
-    elif name == CLASSES and judge is None:
-        why = f"{reference.data} has no labels that a classifier could be trained on"
-    else:
+def _why_not(name: str, fake: Side, real: Side, reference: Reference, judge: Judge | None) -> str:
+    """What a measure lacks that found nothing, the first of it that nobody could add."""
+    if len(reference.about["shape"]) != 3:
         why = "these are not pictures"
+    elif name != CLASSES:
+        why = "the reference has no pictures, and nothing was measured of them"
+    elif real.labels is None or not (real.labels >= 0).any():
+        why = f"{reference.data} has no labels that a classifier could be trained on"
+    elif judge is None:
+        travelled = reference.pictures is None and reference.classifier is None
+        why = "the reference came without a classifier" if travelled else f"there is no classifier of {reference.data}"
+    else:
+        why = "the reference has no pictures that this classifier could see, and another saw them before"
     return f"{name} was left out: {why}."
 
 
-def _check_sizes(n: int, reference: Reference) -> None:
+def _check_sides(n: int, shape: tuple[int, ...], values: Any, reference: Reference) -> None:
+    """Raise ValueError for too few pictures, and for those that are not like the real ones."""
+    wanted = tuple(reference.about["shape"])
+    if tuple(shape) != wanted:
+        raise ValueError(
+            f"The pictures have the shape {tuple(shape)}, and those of {reference.data} ({reference.split}) {wanted}. "
+            "Bring them to one size first: how that is done decides the number."
+        )
+    if values != (theirs := reference.about["values"]):
+        raise ValueError(
+            f"Black and white are not the same on the two sides: the pictures have {values}, and those of "
+            f"{reference.data} ({reference.split}) {theirs}. Measure the real ones with this model's run, or give "
+            "floats for floats and 8-bit pictures for 8-bit pictures."
+        )
     for what, count in (("pictures", n), (f"real pictures of {reference.data} ({reference.split})", len(reference))):
         if count < LEAST:
             raise ValueError(f"{count} {what} are too few to measure: take at least {LEAST}, better thousands.")
@@ -262,7 +296,8 @@ def likelihood_records(found: Measurement, split: str, model: Mapping[str, Any],
         if value is not None:
             how = dict(settings) | {"labels": about["labels"], "seed": about["seed"], "precision": about["precision"]}
             data = about["data"]
-            measure = Measure(name, data["name"], split, data["fingerprint"], about["n"], data["of"], settings={**how})
+            of = sha256([data["fingerprint"], data["rows"]])
+            measure = Measure(name, data["name"], split, of, about["n"], data["of"], settings={**how})
             record = Record(measure, value.mean, value.low, value.high, unit=found.unit, model=dict(model), made=stamp)
             records.append(record)
     return records

@@ -21,6 +21,9 @@ from inkwash.evaluation.spectrum import spectrum, spectrum_error
 By = Literal["features", "judge", ""]
 """What a number depends on besides the pictures."""
 
+VERSION = 1
+"""Of all measures' code, as part of what is kept by: raised where a change of it changes a number."""
+
 SHARE = 0.01
 """Of real held-out pictures, how many lie nearer to a training picture than the distance that counts as copied."""
 
@@ -163,11 +166,12 @@ class Neighbours:
         return ranked[np.sort(first)[:count]]
 
 
-def neighbours(fake: Side, train: Side, held_out: Side | None) -> Neighbours:
-    """Look for copies: the nearest training picture of each of the first `MOST` fake ones.
+def neighbours(fake: Side, train: Side, held_out: Side | None, of: int | None = None) -> Neighbours:
+    """Look for copies: the nearest of the first `MOST` training pictures for each of the first `MOST` fake ones.
 
     held_out: real pictures that were not trained on; how near they come by chance says what is near. Without them, or
-    with too few to have a nearest 1 %, there is no share.
+    with too few to have a nearest 1 %, there is no share. of: how many the model was trained on, if that is more: only
+    copies of those that are searched are found.
     """
     among = train.features[:MOST]
     distance, index = nearest(fake.features[:MOST], among)
@@ -175,6 +179,6 @@ def neighbours(fake: Side, train: Side, held_out: Side | None) -> Neighbours:
     if held_out is not None and SHARE * (len(held_out) + 1) >= 1:
         usual, _ = nearest(held_out.features[:MOST], among)
         found = memorised(distance, usual, SHARE)
-        how = {"share": SHARE, "train": len(among), "most": MOST}
+        how = {"share": SHARE, "train": len(among), "of": of or len(train), "most": MOST}
         share = Figure("memorised", found.mean, found.low, found.high, bias=SHARE, settings=how)
     return Neighbours(distance, index, share)

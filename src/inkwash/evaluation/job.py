@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from inkwash import checkpoint
+from inkwash.codec import Scaled
 from inkwash.data import Dataset, DataSpec, Progress, load
 from inkwash.evaluation.evaluate import ALL, CLASSES, NEAREST, Watch
 from inkwash.evaluation.likelihood import Split, held_out, weights_hash
@@ -18,7 +21,7 @@ from inkwash.evaluation.manifold import MOST
 from inkwash.evaluation.reference import Reference, load_reference, reference
 from inkwash.evaluation.sets import Pictures, real
 from inkwash.features import AnyFeatures, Classifier, Extractor, Judge, classifier_file, extractor, load_judge
-from inkwash.kinds import from_text
+from inkwash.kinds import from_table, from_text
 from inkwash.modelfolder import find_model
 from inkwash.pipeline import Pipeline
 from inkwash.ranks import ALONE, Ranks
@@ -89,7 +92,8 @@ def real_side(
     unnamed = isinstance(chosen, Classifier) and not chosen.weights
     classifier = None
     if unnamed or CLASSES in measures:
-        classifier = classifier_file(data, trained and trained[0], progress=progress, device=where)
+        learned, seen_rows = (None, None) if trained is None else trained
+        classifier = classifier_file(data, learned, rows=seen_rows, progress=progress, device=where)
     if unnamed and classifier is None:
         raise ValueError(f"{data.name} has no labels to learn, so features = classifier means nothing. Take lite0.")
     net = extractor(Classifier(weights=str(classifier)) if unnamed else chosen, where)
@@ -99,13 +103,14 @@ def real_side(
         part,
         net,
         min(n, len(rows)),
+        scale=None if run is None else _scale(run),
         classifier=classifier,
         ranks=ranks,
         watch=partial(told, "Features of the real"),
     )
     train = None
     if trained is not None and run is not None and NEAREST in measures:
-        train = real(*trained, "train", min(MOST, len(trained[1])), ranks=ranks)
+        train = real(*trained, "train", min(MOST, len(trained[1])), scale=_scale(run), ranks=ranks)
     judge = None if classifier is None else load_judge(classifier, where)
     return RealSide(known, net, judge, train, data, rows, tuple(notes))
 
@@ -129,18 +134,23 @@ def from_folder(
 def given(source: str, like: Reference, n: int | None = None, *, progress: Progress | None = None) -> Pictures:
     """Pictures from anywhere, a folder, an archive or an array, to be measured as if a model had drawn them.
 
-    Raises ValueError where their shape is not that of the reference: how they are resized would decide the number.
+    Of floats those values are black and white that are in the reference.
     """
     data = load(DataSpec(source), progress=progress)
-    found = real(data, np.arange(len(data)), "given", None if n is None else min(n, len(data)))
-    wanted = tuple(like.about["shape"])
-    if found.array.shape[1:] != wanted:
-        raise ValueError(
-            f"{source} has pictures of shape {found.array.shape[1:]}, and {like.data} of {wanted}. Bring them to one "
-            "size first: how that is done decides the number."
-        )
+    few = None if n is None else min(n, len(data))
+    found = real(data, np.arange(len(data)), "given", few, scale=_scaled(like.about["values"]))
     labels = found.labels if tuple(found.classes) == tuple(like.classes) else None
     return replace(found, labels=labels)
+
+
+def _scale(run: str | File) -> Scaled | None:
+    """Which values of floats are black and white in a model's pictures; None where it draws no floats."""
+    return _scaled(json.loads(checkpoint.load_text(find_model(run), "config.json"))["codec"])
+
+
+def _scaled(table: Any) -> Scaled | None:
+    """A codec's table as `Scaled`, if that is what it is."""
+    return from_table(Scaled, table) if isinstance(table, dict) and table.get("kind") == Scaled().kind else None
 
 
 def about_model(run: str | File, pipe: Pipeline) -> dict[str, Any]:

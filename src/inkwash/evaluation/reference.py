@@ -19,9 +19,11 @@ from torch import Tensor, nn
 from inkwash import checkpoint
 from inkwash._version import __version__
 from inkwash.checkpoint.atomic import write
+from inkwash.codec import Scaled
 from inkwash.data import Dataset, cache_dir
 from inkwash.data.cache import published
 from inkwash.evaluation.blocks import Watch, sha256
+from inkwash.evaluation.figures import VERSION
 from inkwash.evaluation.frechet import Moments, moments
 from inkwash.evaluation.sets import Pictures, plain, predictions, real
 from inkwash.evaluation.sets import features as features_of
@@ -32,11 +34,14 @@ from inkwash.ranks import ALONE, Ranks
 if TYPE_CHECKING:
     from inkwash.features import AnyFeatures
 
-FORMAT = 1
+FORMAT = 2
 """The version of a saved reference: another is refused."""
 
 CLASSIFIER = "classifier.safetensors"
 STATISTICS = "statistics.safetensors"
+
+OTHER = "other-"
+"""What the name of a net begins with whose weights are not the published ones."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,22 +86,33 @@ class Reference:
 
     def check(self, net: Extractor) -> None:
         """Raise ValueError where a feature net is not the one of this reference, naming what differs."""
-        mine = {"features": plain(net.name), "weights": net.weights, "resize": net.resize}
-        was = {k: plain(v) if k == "features" else v for k, v in self.about.items() if k in mine}
+        mine = net.identity | {"features": plain(net.name)}
+        was = {k: self.about[k] for k in mine} | {"features": plain(self.about["features"])}
         if differing := [k for k in mine if mine[k] != was[k]]:
-            told = "; ".join(f"{k}: {was[k]:.40} there, {mine[k]:.40} here" for k in differing)
+            told = "; ".join(f"{k}: {was[k]!s:.40} there, {mine[k]!s:.40} here" for k in differing)
             raise ValueError(
                 f"The reference of {self.data} ({self.split}) was measured with another feature net ({told}): a number "
                 "between the two would mean nothing. Use the same net, or measure the reference again."
             )
 
     def extractor(self, device: torch.device) -> Extractor:
-        """The feature net of this reference on a device. Raises ValueError where this machine has other weights."""
+        """The feature net of this reference on a device.
+
+        Raises ValueError where it cannot be had by its name alone, and where this machine has other weights.
+        """
         name = self.about["features"]
         if plain(name) == Classifier().kind and self.classifier is not None:
             net = Classifier(weights=str(self.classifier)).load(device)
         else:
-            net = extractor(name, device)
+            try:
+                net = extractor(name, device)
+            except ValueError as error:
+                kind = plain(name).removeprefix(OTHER)
+                raise ValueError(
+                    f"The reference of {self.data} ({self.split}) was measured with the feature net {name}, which is "
+                    f"not found here by that name alone. Say where it is: --features '{kind}(weights=\"FILE\")', or "
+                    f"net=inkwash.features.extractor(...) in Python. (The search said: {error})"
+                ) from error
         self.check(net)
         return net
 
@@ -124,6 +140,7 @@ def reference(
     n: int | None = None,
     *,
     seed: int = 0,
+    scale: Scaled | None = None,
     device: torch.device | None = None,
     classifier: File | None = None,
     cache: File | None = None,
@@ -132,26 +149,25 @@ def reference(
 ) -> Reference:
     """Measure n of the examples `rows` of a data set, chosen by the seed (all of them for None), or find it done.
 
-    split: what these rows are called; features: a feature net, ready or to be loaded on `device`; classifier: the file
-    of a classifier of the data's classes. Everything is kept in the cache by the hash of all it depends on. Raises
+    split: what these rows are called; features: a feature net, ready or to be loaded on `device`; scale: which values
+    of floats are black and white (`real`); for a model's pictures those of its codec; classifier: the file of a
+    classifier of the data's classes. Everything is kept in the cache by the hash of all it depends on. Raises
     ValueError where there are not n pictures, and what the nets raise.
     """
     net = features if isinstance(features, Extractor) else extractor(features, device or torch.device("cpu"))
-    pictures = real(data, rows, split, n, seed, cache=cache, ranks=ranks)
+    pictures = real(data, rows, split, n, seed, scale=scale, cache=cache, ranks=ranks)
     found = features_of(pictures, net, ranks=ranks, watch=watch)
     judge = None if classifier is None else load_judge(classifier, net.device)
     predicted = None if judge is None else predictions(pictures, judge, ranks=ranks)
     about = pictures.about | {
         "key": pictures.key,
-        "features": net.name,
-        "weights": net.weights,
-        "resize": net.resize,
+        **net.identity,
         "classifier": None if judge is None else judge.weights,
         "accuracy": None if judge is None else judge.accuracy,
         "halves": "even and odd rows",
     }
     folder = pictures.folder or cache_dir()
-    name = sha256([FORMAT, __version__, about])[:16]
+    name = sha256([FORMAT, VERSION, __version__, about])[:16]
     place = folder / f"measured-{name}"
     published(place, lambda there: (there / STATISTICS).is_file(), lambda new: _measure(new, pictures, found))
     held = load_file(place / STATISTICS)

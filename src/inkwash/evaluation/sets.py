@@ -7,9 +7,8 @@ one goes on where the smaller ended. No more than a block of it is ever in memor
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path as File
@@ -18,10 +17,11 @@ from typing import TYPE_CHECKING, Any, Protocol, overload
 import numpy as np
 import torch
 
-from inkwash.codec import Pixels, codec_for
+from inkwash.codec import AnyCodec, Pixels, Scaled, Standard, codec_for
 from inkwash.data import Dataset, cache_dir, order
-from inkwash.evaluation.blocks import Row, Watch, filled, sha256
+from inkwash.evaluation.blocks import Row, Watch, filled, rows_hash, sha256
 from inkwash.kinds import to_table
+from inkwash.modelfolder import Config
 from inkwash.pipeline import Pipeline
 from inkwash.ranks import ALONE, Ranks
 from inkwash.types import Denoised, Query
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 SHOWN = 64
 """Pictures shown to a net before the disk has what it saw, or a chunk of the net's, where that is more."""
+
+AS_THEY_ARE = "as they are"
+"""What becomes of the values of vectors."""
 
 COPIED = 1024
 """Real pictures copied at once."""
@@ -64,15 +67,19 @@ def real(
     n: int | None = None,
     seed: int = 0,
     *,
+    scale: Scaled | None = None,
     cache: File | None = None,
     ranks: Ranks = ALONE,
     watch: Watch | None = None,
 ) -> Pictures:
     """n of the examples `rows` of a data set, chosen and ordered at random by the seed; all of them for None.
 
-    split: what these rows are called, train, val or test. Floats become 8-bit pictures, their least and greatest value
-    in the data set black and white. A copy is kept in cache (`cache_dir()` by default). Raises ValueError where there
-    are not n.
+    split: what these rows are called, train, val or test. scale: which values of floats are black and white; by default
+    the least and the greatest in the data set. A copy is kept in cache (`cache_dir()` by default). Raises ValueError
+    where there are not n.
+
+    about: where they are from; values: what became of the data's values; counts: how often each class comes among all
+    the rows, and last how many have none; None where there are no labels.
     """
     n = len(rows) if n is None else n
     if not 1 <= n <= len(rows):
@@ -80,14 +87,15 @@ def real(
             f"{n:,} pictures of {data.name} ({split}) were asked for, and there are {len(rows):,}. Ask for 1 to "
             f"{len(rows):,}, or take another split."
         )
-    codec = codec_for(data.images) if data.images.ndim == 4 else Pixels()
+    floats = data.images.ndim == 4 and data.images.dtype != np.uint8
+    codec = (scale or codec_for(data.images)) if floats else Pixels()
     of = {
         "what": "real",
         "fingerprint": data.fingerprint,
         "split": split,
-        "rows": hashlib.sha256(np.ascontiguousarray(rows, dtype="<i8").data).hexdigest(),
+        "rows": rows_hash(rows),
         "seed": seed,
-        "values": to_table(codec) if data.images.ndim == 4 else "as they are",
+        "values": values_of(codec) if data.images.ndim == 4 else AS_THEY_ARE,
     }
     row = Row(data.images.shape[1:], "|u1" if data.images.ndim == 4 else "<f4", of)
     chosen = rows[order(seed, 0, len(rows))[:n]]
@@ -102,6 +110,7 @@ def real(
     found = filled(folder / "pictures.bin", row, n, copied, block=COPIED, ranks=ranks, watch=watch)
     labels = None if data.labels is None else np.asarray(data.labels[chosen], dtype=np.int64)
     about = of | {"data": data.name, "shape": list(row.shape), "generated": data.generated, "n": n, "of": len(rows)}
+    about["counts"] = None if data.labels is None else _counts(data.labels[rows], len(data.classes))
     return Pictures(found.array, labels, data.classes, about, row.key, folder)
 
 
@@ -126,7 +135,9 @@ def generate(
     sampling (steps, sampler, eta, guidance, grid, path), as a pipeline's call takes them.
 
     about: the sampling's settings, and for each picture `calls` of the denoiser, for all of them `seconds` (summed over
-    ranks and attempts). Raises ValueError for what does not fit the model, and where it answers with NaN.
+    ranks and attempts); model: SHA-256 of its config, which the array's head has whole; drawn: by which commits of the
+    code, and when; values: as of real pictures. Raises ValueError for what does not fit the model, and where it answers
+    with NaN.
     """
     if n < 1 or batch_size < 1:
         raise ValueError(f"n and batch_size must be at least 1, not {n} and {batch_size}.")
@@ -139,8 +150,7 @@ def generate(
     model = {k: v for k, v in to_table(config).items() if k not in ("sampling", "trained")}
     of = {"what": "generated", "weights": weights, "seed": seed, "model": model, "torch": torch.__version__}
     of |= pipe.described(own) | {"label": _rule(labels)}
-    vectors = len(config.shape) == 1
-    shape = config.shape if vectors else (*config.shape[1:], config.shape[0])
+    shape, vectors = shape_of(config), len(config.shape) == 1
     row = Row(shape, "<f4" if vectors else "|u1", of)
     size = -(-batch_size // chunk) * chunk
 
@@ -167,7 +177,8 @@ def generate(
     block = _block(size, n, chunk, ranks)
     place = folder / row.key[:16]
     found = filled(place / "pictures.bin", row, n, drawn, block=block, ranks=ranks, watch=watch)
-    about = of | {"n": n, "calls": round(found.cost / n, 3), "seconds": found.seconds}
+    about = of | {"model": sha256(model), "drawn": list(found.made), "values": values_of(config.codec)}
+    about |= {"n": n, "calls": round(found.cost / n, 3), "seconds": found.seconds}
     return Pictures(found.array, wanted, config.classes, about, row.key, place)
 
 
@@ -181,11 +192,10 @@ def features(
 ) -> np.ndarray:
     """What a feature net says of each picture: float32 [n, d], memory-mapped, computed once.
 
-    Kept in `folder`, by default with the pictures; found again by the pictures' key and the net's name, weights and
-    resize, whatever device computed them. Raises ValueError for features that are not finite.
+    Kept in `folder`, by default with the pictures; found again by the pictures' key and the net's name, weights, resize
+    and version, whatever device computed them. Raises ValueError for features that are not finite.
     """
-    net = {"features": extractor.name, "weights": extractor.weights, "resize": extractor.resize}
-    row = Row((extractor.width(pictures.array),), "<f4", {"pictures": pictures.key, **net})
+    row = Row((extractor.width(pictures.array),), "<f4", {"pictures": pictures.key, **extractor.identity})
 
     def seen(shown: np.ndarray) -> np.ndarray:
         found = extractor(shown).numpy()
@@ -209,9 +219,21 @@ def predictions(
     watch: Watch | None = None,
 ) -> np.ndarray:
     """The class that a judge sees in each picture: int64 [n], kept as features are."""
-    row = Row((), "<i8", {"pictures": pictures.key, "judge": judge.weights, "classes": list(judge.classes)})
+    of = {"pictures": pictures.key, "judge": judge.weights, "classes": list(judge.classes)}
+    row = Row((), "<i8", of | {"version": judge.logits.version})
     chunk = judge.logits.chunk
     return _kept(pictures, "classes", row, chunk, lambda shown: judge(shown).numpy(), folder, ranks, watch)
+
+
+def shape_of(config: Config) -> tuple[int, ...]:
+    """Of a picture that a model draws, as it is kept: (H, W, C), or (D,) of vectors."""
+    shape = config.pictures
+    return shape if len(shape) == 1 else (*shape[1:], shape[0])
+
+
+def values_of(codec: AnyCodec) -> Any:
+    """What becomes of a value of the data in a picture: floats are scaled, 8-bit pictures stay, and so do vectors."""
+    return AS_THEY_ARE if isinstance(codec, Standard) else to_table(codec if isinstance(codec, Scaled) else Pixels())
 
 
 def plain(name: str) -> str:
@@ -220,11 +242,11 @@ def plain(name: str) -> str:
 
 
 class Labelled(Protocol):
-    """What has labels: `Pictures`, a `Reference`."""
+    """What has classes: `Pictures`, a `Reference`."""
 
     @property
-    def labels(self) -> np.ndarray | None:
-        """[n] indices of classes, -1 for none."""
+    def about(self) -> Mapping[str, Any]:
+        """counts: how often each class comes in all of the split, and last how many examples have none; or None."""
         ...
 
     @property
@@ -267,16 +289,16 @@ class Asked(Sequence[int]):
 def asked(reference: Labelled, n: int, classes: Sequence[str]) -> Asked | None:
     """n classes in the proportions of real data, for a model of these classes; None for a model without.
 
-    Real pictures without a label count for the null label. Where the real data have no labels or other classes, every
-    class comes in turn.
+    The proportions are those of the whole split, whatever part of it is measured: so a set that was drawn with them
+    can grow. Real pictures without a label count for the null label. Where the real data have no labels or other
+    classes, every class comes in turn.
     """
     if not classes:
         return None
-    labels = reference.labels
-    if labels is None or tuple(reference.classes) != tuple(classes) or not (labels >= 0).any():
+    counts = reference.about["counts"]
+    if counts is None or tuple(reference.classes) != tuple(classes) or not any(counts[:-1]):
         return Asked((*(1 for _ in classes), 0), n)
-    counts = np.bincount(labels + 1, minlength=len(classes) + 1)  # -1 comes first
-    return Asked((*counts[1:].tolist(), int(counts[0])), n)
+    return Asked(tuple(counts), n)
 
 
 def _kept(
@@ -322,6 +344,12 @@ class _Seen:
                 f"{self.first + row}: no number about its pictures would mean anything. Try fp32, less guidance, or "
                 "more steps."
             )
+
+
+def _counts(labels: np.ndarray, classes: int) -> list[int]:
+    """How often each class comes, and last how many have none."""
+    found: list[int] = np.bincount(labels + 1, minlength=classes + 1).tolist()  # -1 comes first
+    return [*found[1:], found[0]]
 
 
 def _wanted(labels: Sequence[int] | np.ndarray | None, n: int, classes: Sequence[str]) -> np.ndarray | None:

@@ -46,6 +46,8 @@ class Extractor:
     device: where it computes.
     net: what is called, on the device: a chunk as `prepare` gives it to [chunk, num_features].
     prepare: pictures as they are stored, on the device, to what `net` takes; raises ValueError for others.
+    version: of the code that computes them: raised where a change of it changes a number, so that no features are found
+        that the code before has left.
     chunk: how many are computed at a time. The last chunk of a call is filled up with zeros, so that a picture's
         features have the same bits whatever the call it is in, with the same device, version and number of threads.
     """
@@ -58,6 +60,12 @@ class Extractor:
     net: Callable[[Tensor], Tensor]
     prepare: Callable[[Tensor], Tensor] = rgb
     chunk: int = 32
+    version: int = 1
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What features are kept and compared by, JSON-able: those of two nets are the same where this is."""
+        return {"features": self.name, "weights": self.weights, "resize": self.resize, "version": self.version}
 
     def __call__(self, pictures: npt.NDArray[Any]) -> Tensor:
         """uint8 [B, H, W, C] (for `raw` also float [B, D]) to float32 [B, num_features], on the CPU.
