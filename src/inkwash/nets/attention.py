@@ -24,7 +24,7 @@ def _tokens(x: Tensor) -> Tensor:
 
 def _added(x: Tensor, h: Tensor) -> Tensor:
     """x [B, C, H, W] and what its positions were told, h [B, HW, C]."""
-    return x + h.transpose(1, 2).unflatten(2, x.shape[2:])
+    return x + h.transpose(1, 2).reshape(x.shape)
 
 
 class SelfAttention(nn.Module):
@@ -117,4 +117,4 @@ class Text(nn.Module):
         present = cond.present.to(x.device)
         tokens = cond.tokens.to(x.device, self.null.dtype).masked_fill(~present[:, :, None], 0)  # they may hold NaN
         tokens = torch.cat([self.null.expand(len(present), -1, -1), tokens], dim=1)
-        return tokens, torch.cat([torch.ones_like(present[:, :1]), present], dim=1)[:, None, None]
+        return tokens, torch.cat([present.new_ones(len(present), 1), present], dim=1)[:, None, None]

@@ -26,7 +26,8 @@ def sinusoids(t: Tensor, n: int, max_period: float = 10_000.0, shift: float = 0.
     shift: 1 has the last frequency be 1/max_period itself, as in DDPM's code.
     """
     i = torch.arange(n, device=t.device, dtype=t.dtype)
-    angles = t[:, None] * torch.exp(i * (-math.log(max_period) / (n - shift)))
+    # In the order of operations of others, whose checkpoints we read: another moves answers at t = 1000 by 1e-4.
+    angles = t[:, None] * torch.exp(i * -math.log(max_period) / (n - shift))
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
@@ -104,10 +105,13 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     B, H = q.shape[:2]
     flat_q, flat_k = q.flatten(0, 1), k.flatten(0, 1)
-    scores = torch.baddbmm(q.new_zeros(()), flat_q, flat_k.transpose(1, 2), beta=0, alpha=d**-0.5).unflatten(0, (B, H))
+    scores = torch.baddbmm(q.new_zeros(()), flat_q, flat_k.transpose(1, 2), beta=0, alpha=d**-0.5).view(
+        B, H, -1, k.shape[2]
+    )
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
-    return scores.softmax(dim=-1) @ v
+    out: Tensor = scores.softmax(dim=-1) @ v
+    return out
 
 
 def linear_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -117,7 +121,9 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     grows with their number and not with its square. It is another function than `attention`: every token of q reads
     the same d mixtures of values, whatever its distance to the keys.
     """
-    return (q.softmax(dim=-1) * q.shape[-1] ** -0.5) @ (k.softmax(dim=-2).transpose(-2, -1) @ v)
+    mixtures = k.softmax(dim=-2).transpose(-2, -1) @ v
+    out: Tensor = (q.softmax(dim=-1) * q.shape[-1] ** -0.5) @ mixtures
+    return out
 
 
 def norm(channels: int) -> nn.GroupNorm:

@@ -140,7 +140,7 @@ class _Level(nn.Module):
             x = block(x, scale, shift)
             if len(self.attention):
                 x = self.attention[i](x)
-            if len(self.text):
+            if len(self.text) and text is not None:
                 x = self.text[i](x, *text)
         return x
 
