@@ -1,49 +1,34 @@
 """Does every measure move the right way? Real pictures, changed in known ways, measured as if a model had drawn them.
 
-    python bench/measures.py [--data fashion-mnist] [--n 2000] [--features raw,classifier,lite0] [--threads 2]
+    python bench/measures.py [--data fashion-mnist] [--n 2000] [--features lite0,classifier,raw] [--threads 2]
 
-The reference is n pictures of the train split; what is measured are n of the test split, changed. Other n pictures of
-the test split are those that say how near to a training picture is near by chance. Prints, for every feature net, a
-table of all measures, a row a change: docs/evaluation.md shows it.
+The reference is n pictures of the test split; what is measured are n others of it, changed. Copies are sought among n
+of the train split, from which they were taken. By the very functions that `inkwash eval` calls. Prints a table for
+every feature net, a row a change: docs/evaluation.md shows it.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from inkwash.data import Dataset, DataSpec, load, order
-from inkwash.evaluation.classes import class_accuracy, class_distance, class_histogram
-from inkwash.evaluation.frechet import frechet, frechet_bias, moments
-from inkwash.evaluation.kernel import kid
-from inkwash.evaluation.manifold import density_coverage, memorised, nearest, precision_recall
-from inkwash.evaluation.spectrum import spectrum, spectrum_error
-from inkwash.features import Classifier, Extractor, Judge, classifier_file, extractor, load_judge
+from inkwash.evaluation import Pictures, Record, real, reference, score
+from inkwash.features import Classifier, Judge, classifier_file, extractor, load_judge
 from inkwash.noise import Philox, Stream
 
 SEED = 0
-MODES = 100
-"""Different pictures that are left when modes are lost."""
 
 
-@dataclass(frozen=True)
-class Set:
-    """Pictures uint8 [n, H, W, C] and the classes they would have been asked for [n]."""
-
-    pictures: np.ndarray
-    labels: np.ndarray
-
-
-def chosen(data: Dataset, rows: np.ndarray) -> Set:
-    """So many of a data set."""
-    labels = np.full(len(data), -1) if data.labels is None else data.labels
-    return Set(np.asarray(data.images[rows]), labels[rows])
+def as_drawn(array: np.ndarray, labels: np.ndarray | None, data: Dataset) -> Pictures:
+    """Pictures uint8 [n, H, W, C] as a model would have drawn them, asked for these classes."""
+    key = hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+    return Pictures(array, labels, data.classes, {}, key)
 
 
 def blurred(pictures: np.ndarray, sigma: float = 1.0) -> np.ndarray:
@@ -65,94 +50,58 @@ def noisy(pictures: np.ndarray, sigma: float = 0.1) -> np.ndarray:
     return np.clip(np.rint(pictures + 255 * sigma * z), 0, 255).astype(np.uint8)
 
 
-def changes(plain: Set, test: Dataset, train: Set, rows: np.ndarray) -> dict[str, Set]:
-    """Every change by name; rows: of the test split, those that may be used."""
-    n = len(plain.labels)
+def changes(test: Dataset, rows: np.ndarray, n: int, train: Pictures) -> dict[str, Pictures]:
+    """Every change by name. rows: of the test split, those that may be used, more than n."""
+
+    def of(chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        return np.asarray(test.images[chosen]), None if test.labels is None else test.labels[chosen]
+
+    plain, labels = of(rows[:n])
+    half = n // 2
+    seen = None if labels is None or train.labels is None else np.concatenate([train.labels[:half], labels[half:]])
     made = {
-        "untouched": plain,
-        "blur, sigma 1": Set(blurred(plain.pictures), plain.labels),
-        "noise, sigma 0.1": Set(noisy(plain.pictures), plain.labels),
+        "real, of test": (plain, labels),
+        "blurred, sigma 1 pixel": (blurred(plain), labels),
+        "with noise, sigma 0.1": (noisy(plain), labels),
+        "half copied from train": (np.concatenate([train.array[:half], plain[half:]]), seen),
     }
     if test.labels is not None:
         kept = rows[test.labels[rows] < (len(test.classes) + 1) // 2]
         if len(kept) >= n:
-            made["half of the classes"] = chosen(test, kept[:n])
-    half = n // 2
-    made["half copied from train"] = Set(
-        np.concatenate([train.pictures[:half], plain.pictures[half:]]),
-        np.concatenate([train.labels[:half], plain.labels[half:]]),
-    )
-    few = np.arange(n) % MODES
-    made[f"{MODES} pictures repeated"] = Set(plain.pictures[few], plain.labels[few])
-    return made
+            made["half of the classes"] = of(kept[:n])
+    return {name: as_drawn(*made, test) for name, made in made.items()}
 
 
-def features(net: Extractor, pictures: np.ndarray) -> np.ndarray:
-    """float32 [n, d]."""
-    return net(pictures).numpy()
+def cell(record: Record) -> str:
+    """A number, its unit and its interval."""
+    interval = "" if record.low is None else f" ({record.low:.3g} to {record.high:.3g})"
+    return f"{record.value:.3g}{f' {record.unit}' if record.unit else ''}{interval}"
 
 
-def by_features(net: Extractor, sets: dict[str, Set], train: Set, held_out: Set) -> list[list[str]]:
-    """The rows of one net's table."""
-    real, near = features(net, train.pictures), features(net, held_out.pictures)
-    reference, chance = moments(real), nearest(near, real)[0]
-    table = []
-    for name, changed in sets.items():
-        fake = features(net, changed.pictures)
-        k, share = kid(fake, real), memorised(nearest(fake, real)[0], chance)
-        precision, recall = precision_recall(real, fake)
-        density, coverage = density_coverage(real, fake)
-        numbers = (precision, recall, density, coverage)
-        distance = significant(frechet(moments(fake), reference))
-        kernel = f"{significant(1000 * k.mean)} ± {significant(1000 * (k.half or 0))}"
-        table.append([name, distance, kernel, *(f"{v:.3f}" for v in numbers), f"{100 * share.mean:.1f} %"])
-    bias = frechet_bias(reference.cov, len(near), len(real))
-    table.append(["expected (Gaussian, n ≫ d)", significant(bias), "0", "", "", "1.000", "0.969", "1.0 %"])
-    return table
+def table(found: dict[str, tuple[Record, ...]]) -> str:
+    """What was found of every change, as Markdown; last what is expected by chance, where that is known."""
+    real = next(iter(found.values()))
+    names = [r.measure.name for r in real]
+    lines = [["", *(r.measure.title for r in real)], ["---"] * (1 + len(names))]
+    for change, records in found.items():
+        by = {r.measure.name: cell(r) for r in records}
+        lines.append([change, *(by.get(name, "") for name in names)])
+    for what, values in (
+        ("floor: two halves of the reference", [r.floor for r in real]),
+        ("expected of two sets of one distribution", [r.bias for r in real]),
+    ):
+        lines.append([what, *("" if v is None else f"{v:.3g}" for v in values)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def by_pictures(judge: Judge | None, sets: dict[str, Set], train: Set) -> list[list[str]]:
-    """The rows of the table that needs no features."""
-    seen = spectrum(train.pictures)
-    found = None if judge is None else histogram(judge, train.pictures)
-    table = []
-    for name, changed in sets.items():
-        row = [name, f"{spectrum_error(spectrum(changed.pictures), seen):.2f}"]
-        if judge is not None and found is not None:
-            accuracy = class_accuracy(judge(changed.pictures), changed.labels)
-            row += [
-                f"{100 * accuracy.mean:.1f} % ({100 * accuracy.low:.1f} to {100 * accuracy.high:.1f})",
-                f"{class_distance(histogram(judge, changed.pictures), found):.3f}",
-            ]
-        table.append(row)
-    return table
-
-
-def histogram(judge: Judge, pictures: np.ndarray) -> np.ndarray:
-    """Of the classes a judge sees."""
-    return class_histogram(judge(pictures), len(judge.classes))
-
-
-def significant(value: float) -> str:
-    """Three digits, without an exponent."""
-    return f"{value:.{max(0, 2 - int(np.floor(np.log10(abs(value)))))}f}" if value else "0"
-
-
-def markdown(head: list[str], table: list[list[str]]) -> str:
-    """A table."""
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *table])
-
-
-def net(name: str, file: Path | None) -> Extractor:
-    """A feature net by name; `classifier` is the data set's own."""
-    return extractor(Classifier(weights=str(file)) if name == "classifier" and file is not None else name)
-
-
-def timed(what: str, job: Callable[[], list[list[str]]], head: list[str]) -> None:
-    """Print a table and the seconds it took."""
-    begin = time.perf_counter()
-    table = job()
-    print(f"\n### {what}\n\n{markdown(head, table)}\n\n{time.perf_counter() - begin:.0f} s", flush=True)
+def measured(
+    name: str, test: Dataset, rows: np.ndarray, n: int, train: Pictures, file: Path | None, judge: Judge | None
+) -> dict[str, tuple[Record, ...]]:
+    """Every change's records by one feature net; `classifier` is the data set's own."""
+    net = extractor(Classifier(weights=str(file)) if name == "classifier" and file is not None else name)
+    known = reference(test, rows[:n], "test", net, classifier=file)
+    made = changes(test, rows[n:], n, train)
+    return {what: score(drawn, known, net, judge=judge, train=train).records for what, drawn in made.items()}
 
 
 def main() -> None:
@@ -160,31 +109,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Does every measure move the right way?")
     parser.add_argument("--data", default="fashion-mnist", help="a source with labels and a test split")
     parser.add_argument("--n", type=int, default=2000, help="pictures a side (default 2000)")
-    parser.add_argument("--features", default="raw,classifier,lite0", help="feature nets, with commas between")
+    parser.add_argument("--features", default="lite0", help="feature nets, with commas between (default lite0)")
     parser.add_argument("--threads", type=int, help="of torch (default: all cores)")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    train_set, test_set = load(args.data), load(DataSpec(args.data, split="test"))
-    rows = order(SEED, 0, len(test_set))
-    n = min(args.n, len(train_set), len(test_set) // 2)
-    held_out, plain = chosen(test_set, rows[:n]), chosen(test_set, rows[n : 2 * n])
-    train = chosen(train_set, order(SEED, 0, len(train_set))[:n])
-    sets = changes(plain, test_set, train, rows[n:])
-    file = classifier_file(test_set, train_set)
-    print(f"{test_set.name}: {n:,} pictures of test against {n:,} of train, seed {SEED}")
+    train_set, test = load(args.data), load(DataSpec(args.data, split="test"))
+    n = min(args.n, len(train_set), len(test) // 2)
+    train = real(train_set, np.arange(len(train_set)), "train", n, SEED)
+    file = classifier_file(test, train_set)
     judge = None if file is None else load_judge(file)
-    head = ["", "spectrum, dB", *(["accuracy of the class", "class histogram"] if judge else [])]
-    timed("Without a feature net", lambda: by_pictures(judge, sets, train), head)
-    head = ["", "", "KID · 1000", "precision", "recall", "density", "coverage", "memorised"]
+    print(f"{test.name}: {n:,} pictures of test, changed, against {n:,} others of test; seed {SEED}")
     for name in args.features.split(","):
+        begin = time.perf_counter()
         try:
-            ready = net(name, file)
+            found = measured(name, test, order(SEED, 0, len(test)), n, train, file, judge)
         except (ValueError, ImportError) as error:
             print(f"\n{name}: left out. {error}")
             continue
-        head[1] = "FID" if ready.name == "inception" else f"FD-{ready.name}"
-        timed(f"`{name}`", lambda ready=ready: by_features(ready, sets, train, held_out), head)
+        print(f"\n### `{name}`\n\n{table(found)}\n\n{time.perf_counter() - begin:.0f} s", flush=True)
 
 
 if __name__ == "__main__":
