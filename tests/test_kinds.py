@@ -12,13 +12,13 @@ import pytest
 from pydantic import ValidationError
 
 import inkwash
-from inkwash.codec import AnyCodec, Standard
+from inkwash.codec import AnyCodec, Latents, Standard
 from inkwash.features import AnyFeatures, Classifier, DinoV2, Inception, Lite0, Raw
 from inkwash.grids import AnyGrid, Even, Karras, Leading, Linspace, Listed, LogSnr, Quadratic, Trailing
 from inkwash.kinds import OneOf, from_table, from_text, in_text, kinds_of, members_of, split_texts, to_table
 from inkwash.likelihood import Adaptive, AnySolver, AnyTrace, Exact, HeunSteps, Hutchinson, Rk4Steps
 from inkwash.model import AnyInputs, EdmInputs, Indexed, Plain, UnitVariance
-from inkwash.nets import AnyNet
+from inkwash.nets import AnyAutoencoder, AnyNet, KLAutoencoder, TinyAutoencoder
 from inkwash.objectives import (
     P2,
     AnyCoupling,
@@ -87,6 +87,8 @@ SETTINGS: list[tuple[Any, Any]] = [
     *((AnySolver, s) for s in (HeunSteps(7, Even()), Rk4Steps(9, Karras(rho=3.0)), Adaptive(1e-3, 1e-5))),
     *((AnyTrace, t) for t in (Exact(), Hutchinson(4))),
     (AnyCodec, Standard((0.1, 0.2), (1.0, 2.0))),
+    (AnyCodec, Latents(KLAutoencoder(1, 2, (8, 8), 2, 4, False, False), (0.5, -1.0), (0.2, 3.0), "ab12")),
+    (AnyAutoencoder, TinyAutoencoder(1, 8, 16, (1, 2), (2, 1))),
     (AnyPath, Linear()),
     (AnyPath, Table(LinearBetas(200, 2e-4, 0.03, scaled=True))),
     (AnyPath, Table(CosineBetas(77, s=0.01, max_beta=0.99))),
@@ -115,6 +117,7 @@ UNIONS = {
     "sampler": AnySampler,
     "objective": AnyObjective,
     "codec": AnyCodec,
+    "autoencoder": AnyAutoencoder,
     "features": AnyFeatures,
     "solver": AnySolver,
     "trace": AnyTrace,

@@ -41,12 +41,19 @@ def _model(config: Config) -> dict[str, str]:
         "path": str(config.path),
         "target": str(config.target),
         "inputs": str(config.inputs),
-        "codec": str(config.codec),
+        "codec": _codec(config),
         "sampling": f"{own.method}, {some(own.steps, 'step')}, guidance {own.guidance:g}"
         + (", clipped" if own.clip else ""),
         "trained": f"{some(int(trained.get('steps', 0)), 'step')}, {number(trained.get('images', 0))} examples, "
         f"{duration(trained.get('seconds', 0.0))}",
     }
+
+
+def _codec(config: Config) -> str:
+    if config.pictures == config.shape:
+        return str(config.codec)
+    autoencoder = getattr(config.codec, "autoencoder", config.codec)
+    return f"latents of {' x '.join(map(str, config.shape))}, each channel standardised: {autoencoder}"
 
 
 def _parameters(config: Config) -> int:

@@ -15,7 +15,7 @@ from inkwash.nets import AnyAutoencoder, Autoencoder
 from inkwash.types import Component
 
 CHUNK_PIXELS = 1 << 21
-"""So many pixels go through an autoencoder at a time on a GPU; on a CPU one picture, which its caches hold."""
+"""At most so many pixels go through an autoencoder at a time on a GPU, where there is more than one picture."""
 
 
 @dataclass(frozen=True)
@@ -166,16 +166,23 @@ class LatentCodec:
     def _chunked(self, f: Callable[[Tensor], Tensor], rows: Tensor, pixels: int) -> Tensor:
         """f of the rows, always of equally many: the last chunk is filled up with copies of its first row.
 
-        pixels: of one picture. The size is a power of two, so that it divides the pipeline's chunk, and a picture keeps
-        its place in it.
+        pixels: of one picture.
         """
-        size = 1 if rows.device.type == "cpu" else 1 << max(0, min(6, (CHUNK_PIXELS // pixels).bit_length() - 1))
+        size = chunk_of(rows.device, pixels)
         pieces = []
         for start in range(0, len(rows), size):
             part = rows[start : start + size]
             filled = torch.cat([part, part[:1].expand(size - len(part), *part.shape[1:])])
             pieces.append(f(filled)[: len(part)])
         return torch.cat(pieces)
+
+
+def chunk_of(device: torch.device, pixels: int) -> int:
+    """How many pictures of so many pixels go through an autoencoder at a time: one on a CPU, elsewhere 1 to 64.
+
+    A power of two, so that it divides the pipeline's chunk and a picture keeps its place in it.
+    """
+    return 1 if device.type == "cpu" else 1 << max(0, min(6, (CHUNK_PIXELS // pixels).bit_length() - 1))
 
 
 def channel_statistics(blocks: Iterable[Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]]:
