@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     )
     from inkwash.model import EdmInputs, Indexed, Model, Plain, UnitVariance
     from inkwash.modelfolder import Config
-    from inkwash.nets import MLP, KLAutoencoder, TinyAutoencoder, UNet
+    from inkwash.nets import MLP, ClassicUNet, DiT, KLAutoencoder, ModernDiT, TinyAutoencoder, UNet
     from inkwash.noise import Philox
     from inkwash.objectives import (
         P2,
@@ -138,7 +138,7 @@ _WHERE = {
     ],
     "model": ["EdmInputs", "Indexed", "Model", "Plain", "UnitVariance"],
     "modelfolder": ["Config"],
-    "nets": ["KLAutoencoder", "MLP", "TinyAutoencoder", "UNet"],
+    "nets": ["ClassicUNet", "DiT", "KLAutoencoder", "MLP", "ModernDiT", "TinyAutoencoder", "UNet"],
     "noise": ["Philox"],
     "objectives": [
         *("Bound", "EdmWeight", "Hybrid", "Independent", "MinSnr", "OptimalTransport", "P2", "Regression"),

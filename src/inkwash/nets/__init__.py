@@ -1,4 +1,4 @@
-"""Networks: `UNet` for pictures and `MLP` for points. Each is its own configuration; `build` makes the module."""
+"""Networks: U-Nets and transformers for pictures, `MLP` for points. Each is its own configuration; `build` makes it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from typing import Annotated
 
 from inkwash.kinds import OneOf
 from inkwash.nets.autoencoder import PRESETS, Autoencoder, KLAutoencoder, Posterior
+from inkwash.nets.classic import ClassicUNet
+from inkwash.nets.dit import DiT
 from inkwash.nets.mlp import MLP
+from inkwash.nets.modern import ModernDiT
 from inkwash.nets.tinyae import TinyAutoencoder
 from inkwash.nets.unet import UNet
 
-AnyNet = Annotated[UNet | MLP, OneOf()]
+AnyNet = Annotated[UNet | ClassicUNet | DiT | ModernDiT | MLP, OneOf()]
 """A network as a recipe names it."""
 
 AnyAutoencoder = Annotated[KLAutoencoder | TinyAutoencoder, OneOf()]
@@ -22,7 +25,10 @@ __all__ = [
     "AnyAutoencoder",
     "AnyNet",
     "Autoencoder",
+    "ClassicUNet",
+    "DiT",
     "KLAutoencoder",
+    "ModernDiT",
     "Posterior",
     "TinyAutoencoder",
     "UNet",

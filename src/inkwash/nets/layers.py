@@ -34,10 +34,9 @@ def sinusoids(t: Tensor, n: int, max_period: float = 10_000.0, shift: float = 0.
 class Embedding(nn.Module):
     """What every block is told as one vector [B, width]: the time and, where given, the jump's length and the label.
 
-    frequencies: of the sinusoids of t_emb, which reach down to about 1/max_period. With classes, the label table has
-    classes + 1 rows, of which row 0 is the null label -1. With jumps, t_emb - s_emb is embedded too, through a layer
-    that starts at zero: before it is trained, and for s = t with any training that leaves it there, the network is the
-    one without.
+    frequencies: of the sinusoids of t_emb. With classes, the label table has classes + 1 rows, of which row 0 is the
+    null label -1. With jumps, t_emb - s_emb is embedded too, through a layer that starts at zero: before it is
+    trained, and for s = t with any training that leaves it there, the network is the one without.
 
     shift: see `sinusoids`; sine_first: sines stand before cosines; activation: between the time's two layers, and last.
     """
@@ -47,14 +46,13 @@ class Embedding(nn.Module):
         width: int,
         given: Given,
         frequencies: int = 64,
-        max_period: float = 10_000.0,
         *,
         shift: float = 0.0,
         sine_first: bool = False,
         activation: Callable[[Tensor], Tensor] = F.silu,
     ) -> None:
         super().__init__()
-        self.frequencies, self.max_period = frequencies, max_period
+        self.frequencies = frequencies
         self.shift, self.sine_first, self.activation = shift, sine_first, activation
         self.classes = classes = given.classes
         self.time_in = nn.Linear(2 * frequencies, width)
@@ -82,7 +80,7 @@ class Embedding(nn.Module):
         return self.activation(e + self.label(cond.label.to(e.device) + 1))
 
     def _waves(self, t: Tensor) -> Tensor:
-        waves = sinusoids(t, self.frequencies, self.max_period, self.shift)
+        waves = sinusoids(t, self.frequencies, shift=self.shift)
         if self.sine_first:
             waves = torch.cat(waves.chunk(2, dim=1)[::-1], dim=1)
         return waves.to(self.time_in.weight.dtype)
