@@ -19,7 +19,7 @@ from gaussian import LAM, MU
 from inkwash import checkpoint
 from inkwash.checkpoint.atomic import held
 from inkwash.codec import Pixels, Scaled, Standard
-from inkwash.data import Dataset, load
+from inkwash.data import Dataset, load, split
 from inkwash.data.mix import normal, uniform
 from inkwash.evaluation import (
     ALL,
@@ -232,6 +232,32 @@ def test_a_part_of_the_training_set_is_said_to_be_one() -> None:
     assert {"train": 100, "of": 400}.items() <= found["memorised"].measure.settings.items()
     told = "100 of 400 training pictures were searched: of pictures that are all copies, about 25% would be found."
     assert told in found.notes
+
+
+def test_measures_that_look_at_a_part_of_the_pictures_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["inkwash.evaluation.evaluate"], "MOST", 40)
+    names = ("fd", "precision-recall", "nearest")
+    for n, said in ((40, False), (41, True)):
+        found = score(drawn(blots(n, 2)), known(dataset(40)), RAW, measures=names)
+        assert ("precision-recall, nearest: of the first 40 pictures a side" in " ".join(found.notes)) == said
+    assert not score(drawn(blots(41, 2)), known(dataset(40)), RAW, measures=("fd",)).notes
+
+
+def test_the_classifier_learns_what_the_run_saw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measured on what the run held out, and taught the rest."""
+    monkeypatch.chdir(tmp_path)
+    config = Config((1, 8, 8), UNet("tiny"), Linear(), Flow(), Plain(), Pixels(), data="some")
+    save_model(config, config.network().state_dict(), "run/model")
+    np.save("some.npy", blots(60))
+    Path("run/recipe.toml").write_text('[data]\nsource = "some.npy"\nval_fraction = 0.5\n[train]\nseed = 3\n')
+    taught: list[np.ndarray] = []
+    monkeypatch.setattr(
+        "inkwash.evaluation.job.classifier_file", lambda data, train, rows, **_: taught.append(rows) and None
+    )
+    side = real_side("run", "val", None, "raw", 60, measures=("classes",))
+    data = load("some.npy")
+    mine, held = split(data, 0.5, 3)
+    assert taught[0].tolist() == mine.tolist() and side.rows is not None and side.rows.tolist() == held.tolist()
 
 
 def test_without_held_out_pictures_copies_are_shown_not_counted() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from inkwash import checkpoint
+from inkwash.data import split
 from inkwash.evaluation import weights_hash
 from inkwash.evaluation.record import Measure, Record
 from inkwash.evaluation.record import read as read_records
@@ -137,6 +138,19 @@ def test_a_measure_that_fails_costs_nothing(
     logged = read_metrics(tmp_path / "run/metrics.jsonl")
     assert [m["note"] for m in logged if "note" in m] == [note]
     assert fd(tmp_path / "run") == {8: 2.0}
+
+
+def test_the_classifier_is_taught_what_the_run_is_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taught: list[Any] = []
+    monkeypatch.setattr(
+        "inkwash.training.scheduled.classifier_file", lambda data, train, rows: taught.append((train, rows))
+    )
+    with pytest.raises(ValueError, match="needs labelled pictures"):
+        finish(scheduled(evaluation={"features": "classifier"}), tmp_path / "run")
+    ((train_set, rows),) = taught
+    recipe = scheduled()
+    assert rows.tolist() == split(train_set, recipe.data.val_fraction, recipe.train.seed)[0].tolist()
+    assert len(rows) < len(train_set)
 
 
 def test_what_a_schedule_needs_is_said_before_training(tmp_path: Path) -> None:

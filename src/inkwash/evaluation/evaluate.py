@@ -155,6 +155,9 @@ def score(
             notes.append(_why_not(name, one, two, reference, judge))
         floor = floors(name, figures, judge) if figures else {}
         records += [noted(figure, floor.get(figure.name), len(two) // 2) for figure in figures]
+    close = [name for name in ("precision-recall", "density-coverage", NEAREST) if name in measures]
+    if close and max(len(one), len(two)) > MOST:
+        notes.append(f"{', '.join(close)}: of the first {MOST:,} pictures a side, since time grows with the square.")
     near = None
     if NEAREST in measures:
         if train is None:
