@@ -27,7 +27,7 @@ from inkwash.evaluation.sweep import adopt
 from inkwash.gallery import Trace, forward_strip
 from inkwash.model import Plain
 from inkwash.modelfolder import Config, load_model, load_own_codec, load_whole, read_config, save_model
-from inkwash.nets import KLAutoencoder, UNet
+from inkwash.nets import PRESETS, KLAutoencoder, UNet
 from inkwash.noise import Philox, Stream
 from inkwash.paths import Linear
 from inkwash.pipeline import Pipeline
@@ -177,6 +177,27 @@ def test_image_to_image_starts_from_the_picture_s_latent(pipe: Pipeline, place: 
     assert np.abs(nearly - rebuilt).mean() < 2 < np.abs(pipe(1, label="cat").array - rebuilt).mean()
     pixels = Pipeline(*made_of_pixels(), torch.device("cpu"))
     assert encoded(pixels, x0) is x0
+
+
+def test_a_picture_in_place_of_its_latent_is_refused(pipe: Pipeline) -> None:
+    x0 = torch.zeros(1, 3, SIDE, SIDE)
+    for edit in (Vary(x0), Fill(x0, torch.ones(1, 1, 1, 1))):
+        with pytest.raises(
+            ValueError, match=r"x0 is a picture \[3, 32, 32\], and this model diffuses latents \[4, 8, 8\]"
+        ):
+            pipe(1, edit=edit)
+
+
+def test_what_the_guide_shows_is_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    guide = (Path(__file__).parents[1] / "docs/latents.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    for code in re.findall(r"```python\n(.*?)```", guide, re.DOTALL)[:3]:
+        exec(code, names)
+    assert names["back"].shape == (2, SIDE, SIDE, 3) and names["varied"].array.shape == (4, SIDE, SIDE, 3)
+    assert inkwash.load_codec("my-codec").config.mean == names["codec"].config.mean
+    counts = {f: sum(p.numel() for p in PRESETS[f].build().parameters()) / 1e6 for f in PRESETS}
+    assert {f: round(n, 1) for f, n in counts.items()} == {"f4": 2.7, "f8": 3.9}  # the guide's table
 
 
 def made_of_pixels() -> tuple[Config, Any]:

@@ -132,6 +132,7 @@ class Pipeline:
         own = self.settings(steps=steps, sampler=sampler, eta=eta, guidance=guidance, grid=grid, path=path)
         labels = self._labels(n, label, first)
         edit = edit or Edit()
+        self._refuse_pictures(edit)
         times = edit.times(own.times(self.model.path, edit.time))
         falls = float(-times[:, 0].diff().clamp(max=0).sum())  # a grid may go up as well
         check(self.model.path, self.model.target, own.asked(self.model.path, times[:-1]))
@@ -259,6 +260,16 @@ class Pipeline:
             "trained": self.config.trained,
             "inkwash": __version__,
         }
+
+    def _refuse_pictures(self, edit: Edit) -> None:
+        """Raise ValueError for an edit of pictures where latents are diffused."""
+        for name in ("x0", "x", "y"):
+            x, (seen, here) = getattr(edit, name, None), (self.config.pictures, self.config.shape)
+            if isinstance(x, Tensor) and tuple(x.shape[1:]) == seen != here:
+                raise ValueError(
+                    f"{name} is a picture {list(seen)}, and this model diffuses latents {list(here)}. Encode it first, "
+                    f"with inkwash.editing.encoded(pipe, {name})."
+                )
 
     def _labels(self, n: int, label: str | int | Sequence[str | int] | None, first: int = 0) -> Tensor | None:
         """Class indices [n] for what was asked; None for a model without classes."""
