@@ -96,22 +96,26 @@ class Run:
 
         Returns what a user should know of that.
         """
+        kept = self.rewind(step if resumed else -1)
+        notes = self._taken_back(recipe) if resumed else []
+        _replace(self.folder / "recipe.toml", write_recipe(recipe))
+        snapshots.cut(self.folder, step)
+        return notes + kept
+
+    def rewind(self, step: int) -> list[str]:
+        """Cut what was logged after a step, and set aside what was saved after it; what a user should know of that."""
         (self.folder / "samples").mkdir(parents=True, exist_ok=True)
         (self.folder / "checkpoints").mkdir(exist_ok=True)
         metrics = self.folder / "metrics.jsonl"
-        kept = [m for m in read_metrics(metrics) if m["step"] <= step] if resumed else []
-        _replace(metrics, "".join(json.dumps(m) + "\n" for m in kept))
-        notes = self._taken_back(recipe) if resumed else []
-        _replace(self.folder / "recipe.toml", write_recipe(recipe))
+        _replace(metrics, "".join(json.dumps(m) + "\n" for m in read_metrics(metrics) if m["step"] <= step))
         later = [f for f in (self.folder / "checkpoints").glob("step-*") if int(f.name.removeprefix("step-")) > step]
         aside = self.folder / "set-aside"
         for folder in later:
             aside.mkdir(exist_ok=True)
             n = sum(1 for _ in aside.glob(f"{folder.name}*"))
             folder.rename(aside / (f"{folder.name}-{n + 1}" if n else folder.name))
-        snapshots.cut(self.folder, step)
         names = ", ".join(sorted(f.name for f in later))
-        return notes + ([f"Going on from step {step}; the later {names} went to {aside}."] if later else [])
+        return [f"Going on from step {step}; the later {names} went to {aside}."] if later else []
 
     def _taken_back(self, recipe: Recipe) -> list[str]:
         """What to say where the model has been given sampling settings that are not its recipe's: it loses them."""
