@@ -226,6 +226,17 @@ def official(w: dict[str, Tensor], x: Tensor, t: Tensor, label: Tensor, heads: i
     return out
 
 
+def positions(rows: int, cols: int, width: int) -> Tensor:
+    table = torch.empty(1, rows * cols, width, dtype=torch.float64)
+    for token in range(rows * cols):
+        for i in range(width // 4):
+            f = 10_000 ** (-4 * i / width)
+            row, col = f * (token // cols), f * (token % cols)
+            quarters = [math.sin(col), math.cos(col), math.sin(row), math.cos(row)]
+            table[0, token, i :: width // 4] = torch.tensor(quarters, dtype=torch.float64)
+    return table
+
+
 def official_weights(width: int = 16, channels: int = 3, patch: int = 2, classes: int = 5) -> dict[str, Tensor]:
     """Random ones in the official layout, 2 blocks, for pictures of 8x8, a learned variance."""
     linears = {
@@ -246,15 +257,7 @@ def official_weights(width: int = 16, channels: int = 3, patch: int = 2, classes
     w = {}
     for seed, (name, shape) in enumerate(linears.items()):
         w |= {f"{name}.weight": 0.2 * draw(*shape, seed=seed), f"{name}.bias": draw(shape[0], seed=99 + seed)}
-    side = 8 // patch
-    w["pos_embed"] = torch.empty(1, side**2, width, dtype=torch.float64)
-    for token in range(side**2):
-        for i in range(width // 4):
-            f = 10_000 ** (-4 * i / width)
-            row, col = f * (token // side), f * (token % side)
-            w["pos_embed"][0, token, i :: width // 4] = torch.tensor(
-                [math.sin(col), math.cos(col), math.sin(row), math.cos(row)], dtype=torch.float64
-            )
+    w["pos_embed"] = positions(8 // patch, 8 // patch, width)
     return w | {"y_embedder.embedding_table.weight": draw(classes + 1, width, seed=98)}
 
 
@@ -268,6 +271,8 @@ def test_the_official_layout_is_the_paper_with_its_null_label_last() -> None:
     got = net(x, t, t, Condition(label))
     assert close(got, official(theirs, x, t, torch.tensor([0, 3, 4, 5]), 2, 2))
     assert not close(got[:, :3], got[:, 3:], 0.1)
+    wide, there = draw(4, 3, 6, 10), theirs | {"pos_embed": positions(3, 5, 16)}
+    assert close(net(wide, t, t, Condition(label)), official(there, wide, t, label % 6, 2, 2))
     back = to_official(net.state_dict(), (3, 8, 8), 2)
     assert back.keys() == theirs.keys()
     assert all(torch.equal(back[k], v) for k, v in theirs.items() if k != "pos_embed")
