@@ -123,6 +123,8 @@ def test_scaling_of_theirs_is_statistics_of_ours(tmp_path: Path) -> None:
     assert found[0] == ((0.0,) * 3, (1 / 0.18215,) * 3)
     assert found[1] == ((0.12,) * 4, (1 / 0.36,) * 4)
     assert found[2] == ((0.1, -0.2, 0.3, 0.0), tuple(s / 0.18215 for s in (1.0, 2.0, 3.0, 4.0)))
+    bare = {"_class_name": "AutoencoderKL", "latent_channels": 2}  # of before it was stated
+    assert from_diffusers(bare | {"norm_num_groups": 8}, {})[0].std == (1 / 0.18215,) * 2
     their_tiny(scaling_factor=0.5, shift_factor=0.1).save_pretrained(tmp_path / "tiny")
     tiny = load_codec(tmp_path / "tiny").config
     assert (tiny.mean, tiny.std) == ((0.1,) * 4, (2.0,) * 4)

@@ -134,6 +134,22 @@ def test_no_bit_depends_on_the_rest_of_the_batch() -> None:
     assert torch.equal(mean, x) and not x.requires_grad and len(np.unique(rebuilt)) > 20
 
 
+def test_a_codec_is_its_own_and_takes_no_gradients() -> None:
+    """Bound to the weights as they are; or around a net that is still being trained, without touching that."""
+    net = KLAutoencoder(3, 4, (8, 8, 16), groups=2)
+    module, u = net.build(), some(1, 8, 8, 3)
+    codec, around = (f(Latents(net, (0.0,) * 4, (1.0,) * 4)) for f in (
+        lambda latents: latents.bind(module.state_dict()), lambda latents: LatentCodec(latents, module)
+    ))  # fmt: skip
+    before = codec.encode(u)
+    assert not around.encode(u).requires_grad and torch.equal(around.encode(u), before)
+    with torch.no_grad():
+        for p in module.parameters():
+            p.add_(0.1)
+    assert torch.equal(codec.encode(u), before) and not torch.equal(around.encode(u), before)
+    assert all(p.requires_grad for p in module.parameters())
+
+
 def test_elsewhere_than_on_a_cpu_chunks_have_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = torch.device("cuda")
     assert [chunk_of(cuda, side * side) for side in (32, 181, 182, 512, 700, 1024, 2048)] == [64, 64, 32, 8, 4, 2, 1]
