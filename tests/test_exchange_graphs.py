@@ -1,0 +1,191 @@
+"""ONNX and torch.export graphs: they compute what the model does, and their loop draws what the pipeline draws."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import inkwash
+from inkwash.codec import Pixels, Standard
+from inkwash.exchange import graphs, to_onnx, to_torch_export
+from inkwash.model import Indexed, UnitVariance
+from inkwash.modelfolder import Config, save_model
+from inkwash.nets import MLP, UNet
+from inkwash.noise import Philox, Stream
+from inkwash.paths import VP, Linear, LinearBetas, SigmoidSchedule, Table
+from inkwash.samplers import Ancestral, Ddim, Heun
+from inkwash.sampling import Sampling
+from inkwash.targets import Eps, Flow, V
+
+DOCS = Path(__file__).parents[1] / "docs/exchange.md"
+
+PICTURES = Config(
+    shape=(1, 8, 8),
+    net=UNet("tiny", widths=(16,), depth=1),
+    path=Table(LinearBetas(40, scaled=True)),
+    target=Eps(),
+    inputs=Indexed(40),
+    codec=Pixels(),
+    classes=("cat", "dog"),
+    sampling=Sampling(Ddim(), steps=8, guidance=1.7, clip=True),
+)
+POINTS = Config(
+    shape=(2,),
+    net=MLP(width=16, depth=1),
+    path=Linear(),
+    target=Flow(),
+    inputs=UnitVariance(0.9),
+    codec=Standard((1.0, -2.0), (0.5, 3.0)),
+    sampling=Sampling(Heun(), steps=3),
+)
+
+
+def saved(config: Config, folder: Path) -> Path:
+    """A model whose weights are all drawn anew, so that no layer is zero."""
+    net = config.network()
+    generator = torch.Generator().manual_seed(0)
+    for p in net.parameters():
+        nn.init.normal_(p, std=0.2, generator=generator)
+    save_model(config, net.state_dict(), folder)
+    return folder
+
+
+def start(config: Config, n: int, seed: int) -> np.ndarray:
+    """The normals a pipeline starts from."""
+    return Philox(seed, torch.arange(n))(torch.empty(n, *config.shape), 0, Stream.START).numpy()
+
+
+def loop(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What draw.py defines, run in its folder."""
+    monkeypatch.chdir(folder)
+    names: dict[str, Any] = {"__name__": "draw"}
+    exec((folder / "draw.py").read_text(), names)
+    return names
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    folder = tmp_path_factory.mktemp("onnx")
+    found = to_onnx(saved(PICTURES, folder / "model"), folder / "graph")
+    assert [c.what for c in found] == [f"denoiser, {what} of {n}" for n in (1, 3) for what in ("x0", "eps")]
+    assert all(c.same for c in found)
+    return folder
+
+
+def test_the_loop_beside_an_onnx_file_draws_the_pipelines_pictures(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = loop(exported / "graph", monkeypatch)
+    pipe = inkwash.load(exported / "model", device="cpu")
+    for label in ([0, 1, 1], [-1, 0, 1]):
+        mine = names["decode"](names["draw"](start(PICTURES, 3, 5), np.array(label)))
+        theirs = pipe(3, label=label, seed=5).array
+        assert theirs.std() > 20
+        assert mine.dtype == np.uint8
+        assert np.abs(mine.astype(int) - theirs).max() <= 1
+
+
+def test_the_loop_in_the_docs_is_the_one_that_is_written(exported: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    assert (exported / "graph/draw.py").read_text() in blocks
+
+
+def test_draw_py_runs_without_inkwash(exported: Path) -> None:
+    script = "import sys; sys.modules['inkwash'] = sys.modules['torch'] = None; sys.argv = ['draw.py', '3', '1'];"
+    script += "exec(open('draw.py').read())"
+    subprocess.run([sys.executable, "-c", script], cwd=exported / "graph", check=True)
+    from PIL import Image
+
+    for i in range(3):
+        with Image.open(exported / f"graph/{i}.png") as picture:
+            assert picture.size == (8, 8)
+        (exported / f"graph/{i}.png").unlink()
+
+
+def test_an_onnx_file_says_what_it_is(exported: Path) -> None:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(exported / "graph/denoiser.onnx")
+    told = {k: json.loads(v) for k, v in session.get_modelmeta().custom_metadata_map.items() if "inkwash" in k}
+    assert told["inkwash.shape"] == [1, 8, 8]
+    assert told["inkwash.classes"] == ["cat", "dog"]
+    betas = {"kind": "linear", "steps": 40, "start": 1e-4, "end": 0.02, "scaled": True}
+    assert told["inkwash.formula"] == {"kind": "table", "betas": betas, "zero_snr": False}
+    assert told["inkwash.target"] == {"kind": "eps"}
+    assert [(i.name, i.type, i.shape[1:]) for i in session.get_inputs()] == [
+        ("x", "tensor(float)", [1, 8, 8]),
+        ("t", "tensor(double)", []),
+        ("label", "tensor(int64)", []),
+    ]
+    about = json.loads((exported / "graph/model.json").read_text())
+    assert len(about["path"]) == 41
+    numbers = 25 * torch.linspace(1e-4, 0.02, 40, dtype=torch.float64)
+    assert about["path"][40]["alpha"] == pytest.approx(float((1 - numbers).log().sum().div(2).exp()), rel=1e-12)
+    assert [step["t"] for step in about["steps"]] == pytest.approx(np.linspace(1, 0, 9))
+
+
+def test_the_loop_beside_a_program_draws_the_pipelines_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = to_torch_export(saved(POINTS, tmp_path / "model"), tmp_path / "graph")
+    assert len(found) == 4
+    assert all(c.difference < 1e-5 for c in found)
+    names = loop(tmp_path / "graph", monkeypatch)
+    assert len(names["about"]["steps"]) == 6  # Heun's three steps ask five times: the last is Euler's
+    mine = names["draw"](start(POINTS, 4, 2)) * [0.5, 3.0] + [1.0, -2.0]
+    theirs = inkwash.load(tmp_path / "model", device="cpu")(4, seed=2, sampler="ddim", steps=5).array
+    np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_a_learned_variance_comes_with_the_graph(tmp_path: Path) -> None:
+    config = replace(PICTURES, classes=(), learned_variance=True, sampling=Sampling(Ancestral("learned"), steps=4))
+    found = to_torch_export(saved(config, tmp_path / "model"), tmp_path / "graph")
+    assert [c.what.split()[1] for c in found] == 2 * ["x0", "eps", "var_mix"]
+    graph = torch.export.load(tmp_path / "graph/denoiser.pt2").module()
+    x, t = torch.ones(5, 1, 8, 8), torch.full((5,), 0.5, dtype=torch.float64)
+    x0, eps, mix = graph(x, t)
+    c = config.path(t)
+    torch.testing.assert_close(c.alpha[0] * x0 + c.sigma[0] * eps, x.double(), rtol=1e-5, atol=1e-5, check_dtype=False)
+    model = inkwash.load(tmp_path / "model", device="cpu").model
+    theirs = model(inkwash.Query(x, t, t), inkwash.Condition()).var_mix
+    torch.testing.assert_close(mix, theirs)
+
+
+def test_a_graph_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = saved(POINTS, tmp_path / "model")
+    right = graphs._program
+
+    def wrong(*given: Any) -> Any:
+        graph = right(*given)
+        return lambda inputs: [1.01 * y for y in graph(inputs)]
+
+    monkeypatch.setattr(graphs, "_program", wrong)
+    with pytest.raises(ValueError, match=r"x0 of 1: they differ by at most .* Nothing was written"):
+        to_torch_export(run, tmp_path / "graph")
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_model_is_not_replaced(tmp_path: Path) -> None:
+    run = saved(POINTS, tmp_path / "model")
+    with pytest.raises(ValueError, match="is a model's folder, which this would replace"):
+        to_torch_export(run, run)
+    assert inkwash.load(run, device="cpu").config == POINTS
+
+
+def test_a_path_that_onnxruntime_cannot_compute_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    config = replace(POINTS, path=VP(SigmoidSchedule()), target=V(), sampling=Sampling(Ddim()))
+    run = saved(config, tmp_path / "model")
+    with pytest.raises(ValueError, match=r"onnxruntime cannot run this model: .*Cosh.* Export it with --to torch-exp"):
+        to_onnx(run, tmp_path / "graph")
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
