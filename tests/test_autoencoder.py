@@ -11,6 +11,7 @@ from torch.distributions import Normal, kl_divergence
 
 from inkwash.codec import LatentCodec
 from inkwash.codecfolder import from_diffusers, load_codec, to_diffusers
+from inkwash.features.weights import tensors_hash
 from inkwash.nets import PRESETS, KLAutoencoder, Posterior, TinyAutoencoder
 
 KL: list[dict[str, Any]] = [
@@ -119,6 +120,7 @@ def test_scaling_of_theirs_is_statistics_of_ours(tmp_path: Path) -> None:
     for i, settings in enumerate(KL):
         their_kl(**settings).save_pretrained(tmp_path / str(i))
         config = load_codec(tmp_path / str(i)).config
+        assert config.sha256 == tensors_hash(load_codec(tmp_path / str(i)).weights)
         found.append((config.mean, config.std))
     assert found[0] == ((0.0,) * 3, (1 / 0.18215,) * 3)
     assert found[1] == ((0.12,) * 4, (1 / 0.36,) * 4)
