@@ -19,7 +19,8 @@ def heads_of(channels: int, head_dim: int) -> int:
 
 
 def _tokens(x: Tensor) -> Tensor:
-    return x.flatten(2).transpose(1, 2)  # [B, HW, C], a view; its rows are contiguous in channels-last memory
+    # [B, HW, C], a view of channels-last memory; any other is copied, once and not by each layer that reads it.
+    return x.flatten(2).transpose(1, 2).contiguous()
 
 
 def _added(x: Tensor, h: Tensor) -> Tensor:
@@ -116,5 +117,5 @@ class Text(nn.Module):
             )
         present = cond.present.to(x.device)
         tokens = cond.tokens.to(x.device, self.null.dtype).masked_fill(~present[:, :, None], 0)  # they may hold NaN
-        tokens = torch.cat([self.null.expand(len(present), -1, -1), tokens], dim=1)
-        return tokens, torch.cat([present.new_ones(len(present), 1), present], dim=1)[:, None, None]
+        tokens = torch.cat([self.null.expand(present.shape[0], -1, -1), tokens], dim=1)
+        return tokens, torch.cat([present.new_ones(present.shape[0], 1), present], dim=1)[:, None, None]

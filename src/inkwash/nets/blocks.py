@@ -18,10 +18,10 @@ class _Told(nn.Module):
         self.layer = nn.Linear(emb, channels * (2 if scale_shift else 1))
 
     def forward(self, h: Tensor, norm: nn.Module, emb: Tensor) -> Tensor:
-        """norm(h + shift), or norm(h)·(1 + scale) + shift, for h [B, channels, H, W]."""
+        """norm(h + shift), or norm(h)·(1 + scale) + shift, for h [B, channels, H, W], which may be overwritten."""
         told = self.layer(emb)[:, :, None, None]
         if not self.scale_shift:
-            shifted: Tensor = norm(h + told)
+            shifted: Tensor = norm(h.add_(told))
             return shifted
         scale, shift = told.chunk(2, dim=1)
         return torch.addcmul(shift, norm(h), scale + 1)
@@ -52,7 +52,7 @@ class ResNetBlock(nn.Module):
         h = F.silu(self.told(h, self.norm2, emb))
         if self.dropout > 0:
             h = F.dropout(h, self.dropout, self.training)
-        out: Tensor = self.conv2(h) + (x if self.short is None else self.short(x))
+        out: Tensor = self.conv2(h).add_(x if self.short is None else self.short(x))
         return out
 
 
@@ -82,7 +82,7 @@ class ConvNextBlock(nn.Module):
         h = self.norm2(h)
         if self.dropout > 0:
             h = F.dropout(h, self.dropout, self.training)
-        out: Tensor = self.conv2(h) + (x if self.short is None else self.short(x))
+        out: Tensor = self.conv2(h).add_(x if self.short is None else self.short(x))
         return out
 
 
