@@ -524,6 +524,27 @@ def test_bf16_autocast_stays_close_to_float32(net: DiT | ModernDiT) -> None:
     assert (half - full).norm() < 0.03 * full.norm()
 
 
+class _Plain(nn.Module):
+    """A net of tensors alone, as export wants them."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor, t: Tensor, tokens: Tensor, present: Tensor) -> Tensor:
+        return self.net(x, t, t, Condition(None, tokens, present))
+
+
+@BOTH
+def test_an_exported_net_takes_any_batch(net: DiT | ModernDiT) -> None:
+    plain = _Plain(awake(net.build((3, 4, 4), Given(tokens=6))))
+    x, t, tokens = draw(4, 3, 4, 4), times(4), draw(4, 3, 6)
+    inputs = (x, t, tokens, torch.eye(4, 3, dtype=torch.bool))
+    batch = torch.export.Dim("batch", min=2, max=64)
+    graph = torch.export.export(plain, tuple(z[:3] for z in inputs), dynamic_shapes=({0: batch},) * 4).module()
+    assert close(graph(*inputs), plain(*inputs))
+
+
 # ------------------------------------------------------------------------------------------------ configuration
 
 

@@ -248,7 +248,7 @@ class Front(nn.Module):
         if self.registers is not None:
             registers = self.registers.weight.to(h.dtype)
             mask = None if mask is None else F.pad(mask, (len(registers), 0), value=True)
-            h = torch.cat([registers.expand(len(h), -1, -1), h], dim=1)
+            h = torch.cat([registers.expand(h.shape[0], -1, -1), h], dim=1)
         return h, mask
 
 
