@@ -47,7 +47,7 @@ def exact(path: Any, target: Any, n: int, **tables: Any) -> tuple[Setup, Dataset
     recipe = Recipe(DataSpec("gauss"), evaluation=Evaluation(images=n), **tables)
     codec = Standard((0.0,) * 4, (1.0,) * 4)
     config = Config((4,), MLP(), path, target, recipe.inputs or model(path, target).inputs, codec)  # type: ignore[arg-type]
-    return Setup(recipe, config, model(path, target), data, torch.device("cpu")), data
+    return Setup(recipe, config, model(path, target), data, torch.device("cpu"), data, codec), data
 
 
 def validation(setup: Setup, data: Dataset) -> Validation:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -55,6 +55,10 @@ def train(
         float | None,
         _data(help="Share of pictures held out, to measure on (default: 0)."),
     ] = None,
+    codec: Annotated[
+        str | None,
+        _model(metavar="FOLDER", help="Diffuse latents of this codec: of `inkwash train-codec`, or of diffusers."),
+    ] = None,
     preset: Annotated[
         str | None,
         _model(help="Size of the U-Net: tiny, small or base (default: small)."),
@@ -83,10 +87,13 @@ def train(
 
     inkwash train photos/ --size 64 --minutes 60
 
+    inkwash train photos/ --size 128 --codec runs/photos-codec
+
     inkwash train --resume runs/photos --minutes 120
     """
     mistakes = mistakes_so_far(ctx)
     overrides = {
+        "codec.folder": codec,
         "net.preset": preset,
         "data.size": frame_of(frame, mistakes),
         "data.resize": resize,
@@ -128,11 +135,29 @@ def run_training(recipe: Recipe, folder: Path, *, resume: Path | None = None) ->
     """Train, showing it on the terminal; the last progress. Exits with 130 on a second Ctrl-C."""
     from inkwash.training import train as training
 
+    return watched(
+        lambda stop, told: training(recipe, folder, resume=resume, stop=stop, data_progress=told),
+        folder,
+        recipe.train.checkpoint_every,
+        again(folder),
+    )
+
+
+def watched(
+    training: Callable[[Callable[[], bool], Callable[[str, int, int], None]], Iterator[Progress]],
+    folder: Path,
+    checkpoint_every: int,
+    again: str,
+) -> Progress | None:
+    """Show a training on the terminal; its last progress. Exits with 130 on a second Ctrl-C.
+
+    training: begins it, given what to ask whether to stop, and whom to tell of the data; again: what goes on with it.
+    """
     last: Progress | None = None
-    with live(str(folder), recipe.train.checkpoint_every) as shown, Stopper(shown.asked_to_stop) as stopper:
+    with live(str(folder), checkpoint_every) as shown, Stopper(shown.asked_to_stop) as stopper:
         stopped = False
         try:
-            for progress in training(recipe, folder, resume=resume, stop=stopper, data_progress=shown.preparing):
+            for progress in training(stopper, shown.preparing):
                 if last is None:
                     stopper.gentle = True
                 shown.report(progress)
@@ -143,7 +168,7 @@ def run_training(recipe: Recipe, folder: Path, *, resume: Path | None = None) ->
         resumable = any((folder / "checkpoints").glob("step-*"))
         say(f"Stopped at once. {'Go on from the last checkpoint with' if resumable else 'Nothing was saved yet.'}")
         if resumable:
-            say(f"  {again(folder)}")
+            say(f"  {again}")
         raise typer.Exit(130)
     return last
 
@@ -222,12 +247,17 @@ def _check_machine(overrides: Mapping[str, Any], recipe: Recipe | None, mistakes
 
     device = recipe.train.device if recipe else overrides["train.device"]
     start = recipe.train.init_from if recipe else overrides["train.init_from"]
+    codec = overrides["codec.folder"] if recipe is None else recipe.codec and recipe.codec.folder
     if recipe is not None and (source := recipe.data.source) not in NAMES:
         _try(lambda: find_source(source), mistakes)
     if device:
         _try(lambda: pick_device(device), mistakes)
     if start:
         _try(lambda: find_model(start), mistakes)
+    if codec and not (recipe and recipe.codec and recipe.codec.sha256):  # one of a resumed run is judged later
+        from inkwash.codecfolder import load_codec
+
+        _try(lambda: load_codec(codec), mistakes)
 
 
 def _try(what: Callable[[], Any], mistakes: list[str]) -> Any:

@@ -29,7 +29,8 @@ MAX_BAD = 0.05
 class Dataset:
     """Pictures or points, ready for training.
 
-    images: uint8 or float32 [N, H, W, C], memory-mapped and read-only; or float32 [N, D] for points.
+    images: uint8 or float32 [N, H, W, C], memory-mapped and read-only; float16 for latents; or float32 [N, D] for
+    points.
     labels: int64 [N], an index into `classes`, -1 where an example has none; or None.
     captions: one text for each example, "" where it has none; or None.
     fingerprint: SHA-256 of shape, type, contents, labels, classes and captions, in hex: the same pictures give the
@@ -38,6 +39,7 @@ class Dataset:
     flip: whether training may mirror the pictures (the specification's choice, or the source's own).
     notes: what a user should know, one sentence each: sizes chosen, files left out.
     folder: the pack in the cache, where there is one.
+    mirrored: the examples as they are when mirrored, where that is not `images` with its columns turned round.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Dataset:
     flip: bool = False
     notes: tuple[str, ...] = ()
     folder: Path | None = None
+    mirrored: Array | None = None
 
     def __len__(self) -> int:
         return len(self.images)

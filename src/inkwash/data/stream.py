@@ -60,7 +60,8 @@ class Stream:
                 mirrored[here] = flips(self.seed, e, index[here])
         images = self.dataset.images[index]
         if flip:
-            images[mirrored] = images[mirrored, :, ::-1]
+            stored = self.dataset.mirrored
+            images[mirrored] = images[mirrored, :, ::-1] if stored is None else stored[index[mirrored]]
         labels = None if self.dataset.labels is None else self.dataset.labels[index]
         return Rows(images, labels)
 

@@ -87,6 +87,18 @@ class Train(Component):
 
 
 @dataclass(frozen=True)
+class InLatents(Component):
+    """Diffuse latents instead of pixels.
+
+    folder: of a codec, or of a run that trained one, of a model of latents, or of an autoencoder of diffusers. sha256:
+    of the codec, its weights and statistics; written down when a run begins, and no other is taken to go on with it.
+    """
+
+    folder: str
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
 class Evaluation(Component):
     """What is measured while a run goes on, with the averaged weights, where there are pictures it does not train on.
 
@@ -114,6 +126,8 @@ class Evaluation(Component):
 class Recipe(Component):
     """A whole run. `net` and `inputs` left out are chosen by the data and the path when the run is set up.
 
+    codec: None diffuses the data themselves: pixels, or points.
+
     Raises ValueError for parts that do not fit each other.
     """
 
@@ -127,6 +141,7 @@ class Recipe(Component):
     train: Train = field(default_factory=Train)
     sampler: Sampling = field(default_factory=Sampling)
     evaluation: Evaluation = field(default_factory=Evaluation)
+    codec: InLatents | None = None
 
     def __post_init__(self) -> None:
         mistakes = list(self._misfits())
@@ -149,7 +164,7 @@ class Recipe(Component):
         else:
             yield from self._coupled()
         yield from self._levels()
-        if self.data.size is not None:
+        if self.data.size is not None and self.codec is None:
             try:
                 with torch.device("meta"):  # no memory, no arithmetic: only the shapes
                     (self.net or UNet()).build((self.data.channels or 1, *self.data.frame))

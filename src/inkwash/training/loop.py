@@ -77,7 +77,7 @@ def train(
         recipe.objective.require()
     dataset = load_data(recipe.data, progress=data_progress)
     held_out = unseen(recipe, dataset, data_progress)
-    setup = set_up(recipe, dataset, resumed=start is not None)
+    setup = set_up(recipe, dataset, resumed=start is not None, progress=data_progress)
     state = State.fresh(setup)
     if start is not None:
         state.restore(start, setup)

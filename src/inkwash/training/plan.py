@@ -47,7 +47,7 @@ class Plan:
 def plan(recipe: Recipe, data_progress: Callable[[str, int, int], None] | None = None) -> Plan:
     """Load the data, build the model, time three training steps, and throw it all away."""
     dataset = load_data(recipe.data, progress=data_progress)
-    setup = set_up(recipe, dataset)
+    setup = set_up(recipe, dataset, progress=data_progress)
     train = setup.recipe.train
     mine, held_out = split(dataset, recipe.data.val_fraction, train.seed)
     net = setup.model.net

@@ -191,7 +191,8 @@ def preview(setup: Setup, state: State) -> tuple[Pipeline, int | None]:
     For pictures drawn while training waits.
     """
     model = replace(setup.model, net=state.ema.net)
-    pipe = Pipeline(state.trained(setup), model, setup.device, PREVIEW if len(setup.config.shape) == 3 else None)
+    chunk = PREVIEW if len(setup.config.shape) == 3 else None
+    pipe = Pipeline(state.trained(setup), model, setup.device, chunk, setup.codec)
     sampling = setup.recipe.sampler
     return pipe, None if isinstance(sampling.grid, Listed) else min(sampling.steps, PREVIEW_STEPS)
 
@@ -220,6 +221,8 @@ def continued(old: Recipe, new: Recipe, run: str | File) -> tuple[Recipe, list[s
     refused = [k for k in keys if any(k == f or k.startswith(f"{f}.") for f in FIXED)]
     if old.learns_variance != new.learns_variance:
         refused.append("objective.kind")  # the network has other outputs
+    if new.codec is not None and old.codec is None:
+        refused.append("codec.folder")
     if refused:
         listed = "\n  - ".join(f"{k}: {was.get(k)!r} -> {now.get(k)!r}" for k in refused)
         raise RecipeError(
@@ -228,7 +231,8 @@ def continued(old: Recipe, new: Recipe, run: str | File) -> tuple[Recipe, list[s
     train = replace(new.train, precision=old.train.precision) if auto else new.train
     changed = [k for k in keys if k != "train.precision" or not auto]
     told = [f"{k}: {was.get(k, 'not set')} -> {now.get(k, 'not set')}" for k in changed]
-    return replace(new, data=old.data, net=old.net, inputs=old.inputs, train=train), told
+    codec = old.codec and replace(new.codec or old.codec, sha256=old.codec.sha256)
+    return replace(new, data=old.data, net=old.net, inputs=old.inputs, train=train, codec=codec), told
 
 
 def read_metrics(file: File) -> list[dict[str, float]]:

@@ -81,7 +81,7 @@ def against(setup: Setup, data: Dataset, rows: np.ndarray) -> Compare:
     if isinstance(chosen, Classifier) and not chosen.weights:
         recipe = setup.recipe
         mine, _ = split(setup.dataset, recipe.data.val_fraction, recipe.train.seed)
-        file = classifier_file(data, setup.dataset, rows=mine)
+        file = classifier_file(data, setup.pictures, rows=mine)
         if file is None:
             raise ValueError(
                 'evaluation.features = "classifier" needs labelled pictures of two classes or more, and '

@@ -111,7 +111,7 @@ class State:
 
     def save_model(self, setup: Setup, run: File, measured: str = "") -> None:
         """Publish model/, the averaged weights, atomically. measured: more of its card. Raises as `save` does."""
-        save_model(self.trained(setup), self.ema.net.state_dict(), run / "model", measured)
+        save_model(self.trained(setup), self.ema.net.state_dict(), run / "model", measured, codec=setup.codec)
 
     def restore(self, folder: File, setup: Setup) -> None:
         """Take over the state of a checkpoint. Raises checkpoint.CheckpointError where it is damaged."""

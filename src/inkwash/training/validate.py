@@ -112,7 +112,7 @@ def unseen(recipe: Recipe, dataset: Dataset, progress: DataProgress | None = Non
         raise ValueError(
             f'evaluation.split = "test", and {spec.source} {what}. Use "val", with data.val_fraction = 0.05.'
         )
-    test = load(replace(spec, split="test", limit=None), progress=progress)
+    test = load(replace(spec, split="test", limit=None, flip=False), progress=progress)
     if test.shape != dataset.shape or test.classes != dataset.classes:
         raise ValueError(
             f'evaluation.split = "test", and the test split of {spec.source} has examples of shape {test.shape} in '
@@ -134,7 +134,7 @@ class Validation:
         self.count = min(setup.recipe.evaluation.images, len(held_out[1]), len(train[1]))
         # Evenly, not the first: sorted sets have all classes.
         evenly = [rows[np.linspace(0, len(rows) - 1, self.count).astype(np.int64)] for _, rows in (held_out, train)]
-        self.sets = [(held_out[0], evenly[0]), (train[0], evenly[1])]
+        self.sets = [(setup.seen(held_out[0]), evenly[0]), (train[0], evenly[1])]
         self.grid = Grid.of(setup.config.path, self.count)
         self.key = f"validation, {setup.recipe.evaluation.split} {held_out[0].fingerprint[:12]}, {self.count} pictures"
         objective: Any = setup.recipe.objective  # a user's own need not say anything of itself

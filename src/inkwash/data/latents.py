@@ -1,0 +1,145 @@
+"""Pictures as latents, encoded once and packed, so that training reads numbers and runs no encoder.
+
+Nothing here knows what a codec is: whoever has one gives a function, and a key that names all it depends on. Where
+the data set may be mirrored, mirrored pictures are encoded as well: a mirrored latent is not a mirrored picture's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from inkwash.data.cache import cache_dir, published
+from inkwash.data.dataset import Array, Dataset
+from inkwash.data.fetch import Progress
+
+Encode = Callable[[Array], Array]
+"""Pictures as stored, uint8 [B, H, W, C], to latents as they are diffused, float32 [B, h, w, c]."""
+
+CHUNK = 32
+"""Pictures encoded together. Part of the key: on it the last bits depend."""
+
+FORMAT = 1
+"""The version of the layout: latents.bin, mirrored.bin, and latents.json, which says their shape."""
+
+_SYNC_EVERY = 64
+"""Chunks between two notes of how far it is: what is lost when the process is killed."""
+
+
+def latents(
+    data: Dataset, encode: Encode, key: str, *, progress: Progress | None = None, cache: Path | None = None
+) -> Dataset:
+    """The data set with latents, float16 [N, h, w, c], in place of its pictures; from the cache, made there if need be.
+
+    key: of everything `encode` depends on, such as a hash of a codec's weights and its precision. The pictures are
+    known by the data set's fingerprint, and the new one is a function of that, the key and whether mirrored pictures
+    are stored beside (`Dataset.mirrored`), not of the bits: a run goes on where another machine has encoded anew.
+    A build that was killed goes on where it was. progress: called with (what, done, total); cache: instead of
+    `cache_dir()`.
+
+    Raises ValueError for a data set that is not of 8-bit pictures, and for latents beyond float16's range, 65504.
+    """
+    if data.images.ndim != 4 or data.images.dtype != np.uint8:
+        raise ValueError(
+            f"{data.name} holds {'vectors' if data.images.ndim == 2 else f'pictures of {data.images.dtype}'}, and an "
+            "autoencoder reads 8-bit pictures. Train on it without a codec."
+        )
+    ingredients = [FORMAT, CHUNK, data.fingerprint, key, data.flip]
+    digest = hashlib.sha256(json.dumps(ingredients).encode()).hexdigest()
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", data.name).lstrip(".")[:48]
+    final = (cache or cache_dir()) / "latents" / f"{name}-{digest[:16]}"
+    unfinished = final.with_name(f".partial-{final.name}")
+    published(final, _whole, lambda staged: _build(staged, unfinished, data, encode, progress))
+    rows = [np.memmap(final / f, np.float16, "r", shape=_shape(final)).view(np.ndarray) for f in _files(data.flip)]
+    return replace(data, images=rows[0], mirrored=rows[1] if data.flip else None, fingerprint=digest, folder=final)
+
+
+def _files(flip: bool) -> tuple[str, ...]:
+    return ("latents.bin", "mirrored.bin") if flip else ("latents.bin",)
+
+
+def _build(staged: Path, unfinished: Path, data: Dataset, encode: Encode, progress: Progress | None) -> None:
+    """Encode into `unfinished`, which survives a kill, and move what is there to `staged` once all of it is."""
+    unfinished.mkdir(exist_ok=True)
+    n, files = len(data), _files(data.flip)
+
+    def told(done: int, turn: int) -> None:
+        if progress is not None:
+            progress("Encoding", turn * n + done, n * len(files))
+
+    shape: tuple[int, ...] = ()
+    for turn, file in enumerate(files):
+        shape = _encode(unfinished / file, data, encode, bool(turn), partial(told, turn=turn))
+    for file in files:
+        (unfinished / file).rename(staged / file)
+    table = {"format": FORMAT, "rows": n, "shape": shape, "mirrored": data.flip, "pictures": data.fingerprint}
+    (staged / "latents.json").write_text(json.dumps(table), encoding="utf-8")
+    for left in unfinished.iterdir():
+        left.unlink()
+    unfinished.rmdir()
+
+
+def _encode(file: Path, data: Dataset, encode: Encode, mirrored: bool, told: Callable[[int], None]) -> tuple[int, ...]:
+    """Append what is missing to a file of latents; the shape of one of them."""
+    n, note = len(data), file.with_suffix(".done")
+
+    def encoded(start: int) -> Array:
+        pictures = np.array(data.images[start : start + CHUNK])
+        with np.errstate(over="ignore"):  # found out and said below
+            found = encode(np.ascontiguousarray(pictures[:, :, ::-1]) if mirrored else pictures).astype(np.float16)
+        if not np.isfinite(found).all():
+            raise ValueError(
+                f"Latents of pictures {start} to {start + len(found) - 1} of {data.name} are not finite in float16: "
+                "the codec fails on them, or its statistics are of other data. Train it on pictures like these."
+            )
+        return found
+
+    first = encoded(0)
+    shape, row = first.shape[1:], first[0].nbytes
+    done = _done(note, file, row)
+    with file.open("r+b" if done else "wb") as out:
+        out.truncate(done * row)
+        out.seek(done * row)
+        for i, start in enumerate(range(done, n, CHUNK), 1):
+            out.write((first if start == 0 else encoded(start)).data)
+            told(min(start + CHUNK, n))
+            if i % _SYNC_EVERY == 0 or start + CHUNK >= n:
+                out.flush()
+                os.fsync(out.fileno())
+                note.write_text(str(min(start + CHUNK, n)))
+    return shape
+
+
+def _done(note: Path, file: Path, row: int) -> int:
+    """How many rows an earlier build has surely written; a multiple of the chunk, or all."""
+    try:
+        done = int(note.read_text())
+        return done if file.stat().st_size >= done * row else 0
+    except (OSError, ValueError):
+        return 0
+
+
+def _shape(folder: Path) -> tuple[int, ...] | None:
+    """[N, h, w, c] of a folder whose files have their sizes; else None."""
+    try:
+        table = json.loads((folder / "latents.json").read_text(encoding="utf-8"))
+        if table["format"] != FORMAT:
+            return None
+        shape = (int(table["rows"]), *map(int, table["shape"]))
+        size = 2 * int(np.prod(shape, dtype=np.int64))
+        whole = all((folder / f).stat().st_size == size for f in _files(table["mirrored"]))
+        return shape if whole else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _whole(folder: Path) -> bool:
+    return _shape(folder) is not None

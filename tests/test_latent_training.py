@@ -1,0 +1,285 @@
+"""Training in latents: they are encoded once, as the codec encodes them, and a run in them is like any other."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import inkwash
+from inkwash import checkpoint
+from inkwash.codec import LatentCodec, Latents
+from inkwash.codecfolder import load_codec, save_codec
+from inkwash.data import Dataset, DataSpec, Stream, flips, load, order, split
+from inkwash.data.latents import latents
+from inkwash.data.mix import mix
+from inkwash.evaluation.frechet import frechet, moments
+from inkwash.kinds import from_table
+from inkwash.nets import AnyNet
+from inkwash.nets.autoencoder import KLAutoencoder
+from inkwash.recipes import Recipe, RecipeError, read_recipe, write_recipe
+from inkwash.training import plan
+from inkwash.training.run import read_metrics
+from inkwash.training.setup import set_up
+from tinyruns import assert_same, finish, losses, recipe, state
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("INKWASH_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def pictures(n: int = 70, *, flip: bool = True, side: int = 8) -> Dataset:
+    images = (mix(np.arange(n * side * side * 3), 3) >> np.uint64(56)).astype(np.uint8).reshape(n, side, side, 3)
+    return Dataset("some/pictures", images, np.arange(n) % 2, ("a", "b"), None, "f" * 64, True, flip)
+
+
+def corner(u: np.ndarray) -> np.ndarray:
+    """Not symmetric: what is left of a pair counts double."""
+    x = u.astype(np.float32) / 255
+    return 2 * x[:, ::2, ::2, :2] + x[:, ::2, 1::2, :2]
+
+
+# The cache
+
+
+def test_what_is_cached_is_what_the_codec_gives_for_both_orientations(own_cache: Path) -> None:
+    data = pictures()
+    told: list[tuple[str, int, int]] = []
+    found = latents(data, corner, "k", progress=lambda *said: told.append(said))
+    np.testing.assert_array_equal(found.images, corner(data.images).astype(np.float16))
+    assert found.mirrored is not None
+    np.testing.assert_array_equal(found.mirrored, corner(data.images[:, :, ::-1]).astype(np.float16))
+    assert (found.mirrored != found.images[:, :, ::-1]).any()
+    assert found.shape == (2, 4, 4)
+    assert (found.name, found.classes, found.flip) == (data.name, data.classes, True)
+    assert told[-1] == ("Encoding", 140, 140)
+    assert [done for _, done, _ in told] == [32, 64, 70, 102, 134, 140]
+    assert [p.name for p in (own_cache / "latents").iterdir() if not p.name.startswith(".lock")] == [found.folder.name]
+
+
+def test_a_stream_of_latents_takes_the_mirrored_ones_where_pictures_are_mirrored() -> None:
+    data = pictures()
+    found = latents(data, corner, "k")
+    k = np.arange(140)
+    rows, same = Stream(found, seed=5).rows(k), Stream(data, seed=5).rows(k)
+    np.testing.assert_array_equal(rows.images, corner(same.images).astype(np.float16))
+    np.testing.assert_array_equal(rows.labels, same.labels)
+    index = np.concatenate([order(5, e, 70) for e in (0, 1)])
+    mirrored = np.concatenate([flips(5, e, order(5, e, 70)) for e in (0, 1)])
+    assert 40 < mirrored.sum() < 100
+    np.testing.assert_array_equal(rows.images[mirrored], found.mirrored[index[mirrored]])
+
+
+def test_the_cache_is_found_again_by_data_key_and_flips_alone() -> None:
+    data, calls = pictures(), []
+
+    def counting(u: np.ndarray) -> np.ndarray:
+        calls.append(len(u))
+        return corner(u)
+
+    first = latents(data, counting, "k")
+    made = len(calls)
+    again = latents(replace(data, images=data.images[:, ::-1], notes=("other",)), counting, "k")
+    assert len(calls) == made
+    assert again.fingerprint == first.fingerprint
+    np.testing.assert_array_equal(again.images, first.images)
+    plain = latents(replace(data, flip=False), counting, "k")
+    assert plain.mirrored is None
+    others = [
+        latents(data, counting, "other"),
+        plain,
+        latents(replace(data, fingerprint="0" * 64), counting, "k"),
+    ]
+    assert len({first.fingerprint, *(o.fingerprint for o in others)}) == 4
+
+
+def test_a_build_that_was_killed_goes_on_where_it_was(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("inkwash.data.latents._SYNC_EVERY", 1)
+    data = pictures()
+    seen: list[int] = []
+
+    def killed_at(chunk: int) -> Callable[[np.ndarray], np.ndarray]:
+        def encode(u: np.ndarray) -> np.ndarray:
+            seen.append(len(u))
+            if len(seen) == chunk:
+                raise KeyboardInterrupt
+            return corner(u)
+
+        return encode
+
+    with pytest.raises(KeyboardInterrupt):
+        latents(data, killed_at(6), "k")  # in the last chunk of the mirrored ones
+    seen.clear()
+    found = latents(data, killed_at(0), "k")
+    np.testing.assert_array_equal(found.images, corner(data.images).astype(np.float16))
+    np.testing.assert_array_equal(found.mirrored, corner(data.images[:, :, ::-1]).astype(np.float16))
+    assert seen == [32, 32, 6]  # one of each orientation for the shape, and what was missing
+    assert not list((own_cache / "latents").glob(".partial-*"))
+    (found.folder / "latents.bin").write_bytes(b"cut short")
+    np.testing.assert_array_equal(latents(data, corner, "k").images, corner(data.images).astype(np.float16))
+
+
+def test_latents_that_float16_cannot_hold_and_data_without_pixels_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"Latents of pictures 0 to 31 of some/pictures are not finite in float16"):
+        latents(pictures(), lambda u: corner(u) * 1e5, "k")
+    with pytest.raises(ValueError, match="holds vectors"):
+        latents(replace(pictures(), images=np.zeros((4, 3), np.float32)), corner, "k")
+    with pytest.raises(ValueError, match="holds pictures of float32"):
+        latents(replace(pictures(), images=np.zeros((4, 3, 3, 1), np.float32)), corner, "k")
+
+
+# A run
+
+
+@pytest.fixture
+def codec(tmp_path: Path) -> Path:
+    """A codec of untrained weights, of statistics that are not 0 and 1, in a run's folder."""
+    torch.manual_seed(0)
+    net = KLAutoencoder(widths=(8, 16), groups=1, attention=False, channels=1)
+    bound = Latents(net, (0.1, -0.2, 0.3, 0.0), (0.5, 0.25, 1.0, 2.0)).bind(net.build().state_dict())
+    save_codec(bound, tmp_path / "codec-run" / "codec", data="shapes")
+    return tmp_path / "codec-run"
+
+
+def latent_recipe(codec: Path, **tables: dict[str, Any]) -> Recipe:
+    data = {"source": "shapes", "limit": 40, "size": 16, "channels": 1, "flip": True}
+    return recipe(
+        codec={"folder": str(codec)},
+        data=data | tables.pop("data", {}),
+        net={"kind": "unet", "preset": "tiny", "widths": [16], "patch": 1, "depth": 1, "dropout": 0.1},
+        **tables,
+    )
+
+
+def test_a_run_s_model_draws_pictures_with_a_codec_of_its_own(tmp_path: Path, codec: Path) -> None:
+    finish(latent_recipe(codec), tmp_path / "run")
+    bound = load_codec(codec)
+    shutil.rmtree(codec)
+    pipe = inkwash.load(tmp_path / "run")
+    assert (pipe.config.shape, pipe.config.pictures) == ((4, 8, 8), (1, 16, 16))
+    assert_same(dict(pipe.codec.weights), dict(bound.weights))
+    assert pipe.config.codec.std == (0.5, 0.25, 1.0, 2.0)
+    assert pipe(3, steps=2).array.shape == (3, 16, 16, 1)
+
+
+def test_batches_are_the_standardised_latents_of_the_stream_s_pictures(codec: Path) -> None:
+    r = latent_recipe(codec)
+    setup = set_up(r, load(r.data))
+    k = np.arange(24)
+    rows, plain = Stream(setup.dataset, 0).rows(k), Stream(setup.pictures, 0).rows(k)
+    batch = setup.batch(rows.images, rows.labels, torch.arange(24))
+    expected = load_codec(codec).encode(torch.from_numpy(plain.images))
+    torch.testing.assert_close(batch.x0, expected, atol=2e-3, rtol=1e-3)  # float16
+    assert batch.bin is None
+    of_all = np.asarray(setup.dataset.images, np.float32).std()
+    assert setup.config.inputs.data_std == pytest.approx(of_all, abs=1e-3)
+
+
+def test_a_resumed_latent_run_is_the_run_that_was_never_stopped(tmp_path: Path, codec: Path) -> None:
+    r = latent_recipe(codec, train={"steps": 6, "checkpoint_every": 3}, data={"val_fraction": 0.3})
+    finish(r, tmp_path / "whole")
+    asked = iter([False, False, False, True])
+    finish(r, tmp_path / "parts", stop=lambda: next(asked))
+    assert checkpoint.newest_good(tmp_path / "parts" / "checkpoints")[0].name == "step-3"
+    finish(r, resume=tmp_path / "parts")
+    assert_same(state(tmp_path / "whole/checkpoints/step-6"), state(tmp_path / "parts/checkpoints/step-6"))
+    assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
+    assert_same(*(dict(load_codec(tmp_path / run).weights) for run in ("whole", "parts")))
+
+
+def test_a_run_never_encodes_a_picture_again(tmp_path: Path, codec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    r = latent_recipe(codec, data={"val_fraction": 0.3})
+    set_up(r, load(r.data))
+
+    def refuse(self: LatentCodec, u: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("encoded again")
+
+    monkeypatch.setattr(LatentCodec, "encode", refuse)
+    assert finish(r, tmp_path / "run")[-1].done
+    seen = [m for m in read_metrics(tmp_path / "run" / "metrics.jsonl") if "validation" in m]
+    assert len(seen) == 1
+
+
+def test_another_codec_is_refused_on_resume_and_the_same_one_elsewhere_is_not(tmp_path: Path, codec: Path) -> None:
+    r = latent_recipe(codec, train={"steps": 2})
+    finish(r, tmp_path / "run")
+    stated = read_recipe(tmp_path / "run" / "recipe.toml").codec
+    assert stated is not None
+    assert stated.folder == str(codec)
+    longer = replace(r, train=replace(r.train, steps=3))
+    elsewhere = replace(longer, codec=replace(r.codec, folder=str(tmp_path / "run" / "model")))
+    assert finish(elsewhere, resume=tmp_path / "run")[-1].step == 3
+    assert read_recipe(tmp_path / "run" / "recipe.toml").codec.sha256 == stated.sha256
+    # Other statistics alone make another codec; so does one weight.
+    bound = load_codec(codec)
+    weights = {name: value.clone() for name, value in bound.weights.items()}
+    weights["encoder.first.bias"][0] += 1
+    others = {
+        "statistics": replace(bound, config=replace(bound.config, mean=(0.0, 0.0, 0.0, 0.0))),
+        "weight": replace(bound.config, sha256="").bind(weights),
+    }
+    for name, other in others.items():
+        save_codec(other, tmp_path / name)
+        with pytest.raises(ValueError, match="is not the one this run was begun with"):
+            finish(replace(longer, codec=replace(r.codec, folder=str(tmp_path / name))), resume=tmp_path / "run")
+    shutil.rmtree(codec)
+    with pytest.raises(ValueError, match=r"No codec in .*there is no such folder\. .* go on with --codec RUN/model"):
+        finish(resume=tmp_path / "run", r=replace(longer, codec=r.codec))
+    plain = recipe(train={"steps": 1})
+    finish(plain, tmp_path / "pixels")
+    with pytest.raises(RecipeError, match=r"codec.folder: None -> '.*codec-run'"):
+        finish(replace(plain, codec=r.codec), resume=tmp_path / "pixels")
+
+
+def test_a_codec_that_does_not_fit_is_told_before_anything_is_encoded(
+    codec: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("inkwash.training.setup.latents", lambda *_, **__: pytest.fail("encoded"))
+    deep = {"kind": "unet", "widths": (16, 16), "patch": 8}
+    for r, why in [
+        (latent_recipe(codec, data={"channels": 3}), "set data.channels = 1"),
+        (latent_recipe(codec, data={"size": 15}), "15x15 have no latents 2 times smaller"),
+        (replace(latent_recipe(codec), data=DataSpec("swiss-roll")), "for pictures, not for vectors of 2"),
+        (replace(latent_recipe(codec), net=from_table(AnyNet, deep)), "8x8"),
+        (latent_recipe(tmp_path / "nowhere"), "No codec in .*nowhere"),
+    ]:
+        with pytest.raises(ValueError, match=why):
+            set_up(r, load(r.data))
+
+
+def test_pictures_of_a_latent_run_are_compared_with_pictures(tmp_path: Path, codec: Path) -> None:
+    compare = {"measure": "fd", "measure_every": 3, "measure_n": 16, "features": "raw"}
+    r = latent_recipe(codec, data={"val_fraction": 0.5}, evaluation=compare, train={"steps": 3})
+    last = finish(r, tmp_path / "run")[-1]
+    data = load(r.data)
+    held_out = split(data, 0.5, 0)[1]
+    real = data.images[held_out[np.linspace(0, len(held_out) - 1, 16).astype(int)]]
+    drawn = inkwash.load(tmp_path / "run", chunk=64)(16, seed=0, steps=2).array
+    a, b = (moments(x.reshape(16, -1) / np.float32(255)) for x in (drawn, real))
+    assert last.figures["fd"] == pytest.approx(frechet(a, b), rel=0.2)  # which of those held out is up to it
+
+
+def test_what_a_run_in_latents_costs_is_told_without_training(codec: Path) -> None:
+    r = latent_recipe(codec, train={"steps": 5})
+    found = plan(r)
+    assert found.shape == (1, 16, 16)
+    # A quarter of the places, all of the same work but for the first and the last layer.
+    assert found.flops == pytest.approx(plan(replace(r, codec=None)).flops / 4, rel=0.2)
+
+
+def test_a_recipe_keeps_its_codec() -> None:
+    r = read_recipe({"data": {"source": "x", "size": 30}, "codec": {"folder": "c"}})  # 30 is not halved, a latent may
+    assert read_recipe({"data": {"source": "x"}}).codec is None
+    assert '[codec]\nfolder = "c"\n' in write_recipe(r)
+    with pytest.raises(RecipeError, match=r"codec\.foldr is unknown. Did you mean codec.folder"):
+        read_recipe({"data": {"source": "x"}, "codec": {"foldr": "c"}})
