@@ -9,6 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from inkwash.exchange.dit_names import (
     Layout,
@@ -570,6 +572,20 @@ def test_presets_have_the_parameters_their_papers_or_documentation_state(net, mi
     count = sum(p.numel() for p in module.parameters()) / 1e6
     assert count == pytest.approx(millions, abs=0.52)
     assert stated in net.__doc__
+
+
+@pytest.mark.parametrize(
+    ("preset", "patch", "gflops"), [("S", 2, 6.06), ("S", 8, 0.36), ("B", 4, 5.56), ("L", 2, 80.71), ("XL", 2, 118.64)]
+)
+def test_the_arithmetic_is_as_much_as_the_paper_counts(preset: Any, patch: int, gflops: float) -> None:
+    """Multiplications of one picture's latent; attention's are counted where it is two plain products."""
+    zeros = {"device": "meta", "dtype": torch.float32}
+    with torch.device("meta"):
+        net = DiT(preset, patch=patch).build((4, 32, 32), Given(classes=1000), 2)
+    t, label = torch.zeros(1, **zeros), torch.zeros(1, device="meta", dtype=torch.long)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+        net(torch.zeros(1, 4, 32, 32, **zeros), t, t, Condition(label))
+    assert counter.get_total_flops() / 2e9 == pytest.approx(gflops, abs=0.02)
 
 
 @BOTH
