@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from inkwash.kinds import from_table, to_table
 from inkwash.nets import KLAutoencoder
 from inkwash.nets.autoencoder import PRESETS
 from inkwash.optim import AnyOptim, Muon
+from inkwash.recipes import RecipeError
 from inkwash.types import Component
 
 FILE = "codec.toml"
@@ -77,22 +78,42 @@ class CodecRecipe(Component):
 
     @classmethod
     def of(cls, tables: Mapping[str, Mapping[str, Any] | None]) -> CodecRecipe:
-        """A recipe from its tables, what they leave out as usual. autoencoder.factor: 4 or 8, of the small presets."""
+        """A recipe from its tables, what they leave out as usual. autoencoder.factor: 4 or 8, of the small presets.
+
+        Raises RecipeError with all that is wrong with it.
+        """
         plain = {name: dict(table) for name, table in tables.items() if table is not None}
-        net = plain.get("autoencoder", {})
-        return cls(
-            data=DataSpec(**{"val_fraction": 0.05} | plain["data"]),
-            autoencoder=replace(PRESETS[f"f{net.pop('factor', 4)}"], **net),
-            loss=Loss(**plain.get("loss", {})),
-            adversary=Adversary(**plain["adversary"]) if "adversary" in plain else None,
-            optim=Muon(**plain.get("optim", {})),
-            train=CodecTrain(**plain.get("train", {})),
-        )
+        judged = plain.get("adversary")
+        makes: dict[str, Callable[[], Any]] = {
+            "data": lambda: DataSpec(**{"val_fraction": 0.05} | plain["data"]),
+            "autoencoder": lambda: _preset(**plain.get("autoencoder", {})),
+            "loss": lambda: Loss(**plain.get("loss", {})),
+            "adversary": lambda: None if judged is None else Adversary(**judged),
+            "optim": lambda: Muon(**plain.get("optim", {})),
+            "train": lambda: CodecTrain(**plain.get("train", {})),
+        }
+        parts: dict[str, Any] = {}
+        mistakes: list[str] = []
+        for name, make in makes.items():
+            try:
+                parts[name] = make()
+            except ValueError as error:
+                mistakes.append(str(error))
+        if mistakes:
+            raise RecipeError(" Also: ".join(mistakes), mistakes)
+        return cls(**parts)
 
     def lengthened(self, **changes: Any) -> CodecRecipe:
         """The same with changes to `train`; of steps and minutes, the one given replaces the other."""
         length = {"steps": None, "minutes": None} if changes.keys() & {"steps", "minutes"} else {}
         return replace(self, train=replace(self.train, **length | changes))
+
+
+def _preset(factor: int = 4, **changes: Any) -> KLAutoencoder:
+    if f"f{factor}" not in PRESETS:
+        sizes = " or ".join(name.removeprefix("f") for name in PRESETS)
+        raise ValueError(f"factor = {factor} must be {sizes}: how many times smaller a latent's sides are.")
+    return replace(PRESETS[f"f{factor}"], **changes)
 
 
 def write_codec_recipe(recipe: CodecRecipe) -> str:

@@ -26,6 +26,7 @@ from inkwash.cli import (
     report,
     sample,
     train,
+    train_codec,
 )
 from inkwash.cli import eval as evaluation
 from inkwash.cli.command import Command, Patient
@@ -56,6 +57,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("train", cls=Patient)(train.train)
+app.command("train-codec", cls=Patient)(train_codec.train_codec)
 app.command("sample", cls=Command)(sample.sample)
 app.command("compare", cls=Patient)(compare.compare)
 app.command("edit", cls=Command)(edit.edit)
