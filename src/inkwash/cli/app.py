@@ -18,6 +18,9 @@ from inkwash.cli import (
     doctor,
     edit,
     ema,
+    export,
+    hub,
+    import_,
     info,
     interpolate,
     likelihood,
@@ -67,6 +70,10 @@ app.command("eval", cls=Patient)(evaluation.eval)
 app.command("records", cls=Command)(records.records)
 app.command("report", cls=Command)(report.report)
 app.command("ema", cls=Patient)(ema.ema)
+app.command("export", cls=Patient)(export.export)
+app.command("import", cls=Command)(import_.import_)
+app.command("push", cls=Command)(hub.push)
+app.command("pull", cls=Command)(hub.pull)
 app.command("info", cls=Command)(info.info)
 app.command("noise", cls=Command)(noise.noise)
 app.add_typer(data.app, name="data")
