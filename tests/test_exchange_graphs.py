@@ -16,11 +16,11 @@ import torch
 from torch import nn
 
 import inkwash
-from inkwash.codec import Pixels, Standard
+from inkwash.codec import Latents, Pixels, Standard
 from inkwash.exchange import graphs, to_onnx, to_torch_export
 from inkwash.model import Indexed, UnitVariance
 from inkwash.modelfolder import Config, save_model
-from inkwash.nets import MLP, UNet
+from inkwash.nets import MLP, KLAutoencoder, UNet
 from inkwash.noise import Philox, Stream
 from inkwash.paths import VP, Linear, LinearBetas, SigmoidSchedule, Table
 from inkwash.samplers import Ancestral, Ddim, Heun
@@ -50,13 +50,15 @@ POINTS = Config(
 )
 
 
-def saved(config: Config, folder: Path) -> Path:
-    """A model whose weights are all drawn anew, so that no layer is zero."""
-    net = config.network()
+def random(net: nn.Module) -> dict[str, torch.Tensor]:
+    """Weights drawn anew, so that no layer is zero."""
     generator = torch.Generator().manual_seed(0)
-    for p in net.parameters():
-        nn.init.normal_(p, std=0.2, generator=generator)
-    save_model(config, net.state_dict(), folder)
+    return {k: 0.2 * torch.randn(w.shape, generator=generator) for k, w in net.state_dict().items()}
+
+
+def saved(config: Config, folder: Path) -> Path:
+    """A model of this config."""
+    save_model(config, random(config.network()), folder)
     return folder
 
 
@@ -189,3 +191,18 @@ def test_a_path_that_onnxruntime_cannot_compute_is_refused(tmp_path: Path) -> No
     with pytest.raises(ValueError, match=r"onnxruntime cannot run this model: .*Cosh.* Export it with --to torch-exp"):
         to_onnx(run, tmp_path / "graph")
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_model_of_latents_comes_with_its_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    autoencoder = KLAutoencoder(widths=(8, 8), groups=4, latent_channels=2)
+    codec = Latents(autoencoder, (0.4, -0.3), (1.6, 0.5)).bind(random(autoencoder.build()))
+    config = replace(PICTURES, shape=(2, 4, 4), codec=codec.config, sampling=Sampling(Ddim(), steps=4, guidance=1.5))
+    save_model(config, random(config.network()), tmp_path / "model", codec=codec)
+    found = to_torch_export(tmp_path / "model", tmp_path / "graph")
+    assert {c.what.split(",")[0] for c in found} == {"denoiser", "decoder"}
+    names = loop(tmp_path / "graph", monkeypatch)
+    mine = names["decode"](names["draw"](start(config, 3, 5), np.array([0, -1, 1])))
+    theirs = inkwash.load(tmp_path / "model", device="cpu")(3, label=[0, -1, 1], seed=5).array
+    assert theirs.shape == (3, 8, 8, 3)
+    assert theirs.std() > 5
+    assert np.abs(mine.astype(int) - theirs).max() <= 1

@@ -107,10 +107,18 @@ def _compared_loop(place: File, pipe: Pipeline, theirs: Theirs) -> Compared:
 def _compared_pipeline(place: File, pipe: Pipeline, ready: str) -> Compared:
     """Their pipeline against our sampler, in pictures. Their DDPM draws noise as it goes: it is run as their DDIM."""
     import diffusers
+    from diffusers.utils import logging
 
     config, own, steps = pipe.config, pipe.config.sampling, default_steps(pipe.config)
     kind = "DDIMPipeline" if ready == "DDPMPipeline" else ready
-    whole = getattr(diffusers, kind).from_pretrained(place)
+    bars: Any = logging
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        whole = getattr(diffusers, kind).from_pretrained(place)
+    finally:
+        if shown:
+            bars.enable_progress_bar()
     whole.set_progress_bar_config(disable=True)
     label = torch.arange(2) % len(config.classes) if config.classes else None
     if ready == "DiTPipeline":

@@ -69,7 +69,8 @@ def readme(config: Config, format: Format, compared: list[str]) -> str:
     """The folder's README."""
     ending, package = {"onnx": ("onnx", "onnxruntime"), "torch-export": ("pt2", "torch")}[format]
     label = f", `label` [n] int64 (0 to {len(config.classes) - 1}, or -1 for any)" if config.classes else ""
-    inputs = f"`x` {['n', *config.shape]} float32, `t` [n] float64 in [0, 1], 0 data and 1 noise{label}"
+    shape = ", ".join(map(str, ("n", *config.shape)))
+    inputs = f"`x` [{shape}] float32, `t` [n] float64 in [0, 1], 0 data and 1 noise{label}"
     lines = [
         f"# A diffusion model as a graph ({format}), made with inkwash {__version__}",
         "",
@@ -162,7 +163,7 @@ def decode(x):
 _MAIN = """
 
 if __name__ == "__main__":
-    n, seed = (int(word) for word in [*sys.argv[1:], 4, 0][:2])
+    n, seed = map(int, sys.argv[1:3] + ["4", "0"][len(sys.argv) - 1 :])
     noise = np.random.default_rng(seed).standard_normal((n, *about["shape"]))
     label = [np.arange(n) % len(about["classes"])] if about["classes"] else []
 """

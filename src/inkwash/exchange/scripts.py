@@ -39,7 +39,7 @@ def decode(x):
 if __name__ == "__main__":
     from PIL import Image
 
-    n, seed = (int(word) for word in [*sys.argv[1:], 4, 0][:2])
+    n, seed = map(int, sys.argv[1:3] + ["4", "0"][len(sys.argv) - 1 :])
     x = torch.randn(n, {shape}, generator=torch.Generator().manual_seed(seed))
     for i, picture in enumerate(decode(draw(x{chosen}))):
         Image.fromarray(picture.squeeze()).save(f"{{i}}.png")
