@@ -29,7 +29,7 @@ class Look:
 
     psnr: in decibels, of the mean squared error over all values of all pictures, so that one perfect picture does not
     make it infinite; ssim: the mean over the pictures (`similarity.ssim`), NaN where they are smaller than its window;
-    l1: the mean absolute error, pictures being in [-1, 1]; shown: the first originals and reconstructions [m, H, W, C].
+    l1: the mean absolute error, pictures being in [-1, 1]; shown: originals and reconstructions [m, H, W, C], evenly spread.
     """
 
     n: int
@@ -58,6 +58,7 @@ def look(codec: LatentCodec, data: Dataset, rows: np.ndarray) -> Look:
     """Encode and decode these rows of a data set."""
     squares = absolute = alike = 0.0
     values = 0
+    chosen = np.linspace(0, len(rows) - 1, min(SHOWN, len(rows))).astype(np.int64)
     shown: list[tuple[np.ndarray, np.ndarray]] = []
     device = next(codec.net.parameters()).device
     for start in range(0, len(rows), CHUNK):
@@ -70,9 +71,9 @@ def look(codec: LatentCodec, data: Dataset, rows: np.ndarray) -> Look:
         absolute += float(difference.abs().sum())
         alike += float(ssim(x, y).double().sum()) if _fits(images) else math.nan
         values += difference.numel()
-        if start < SHOWN:
-            shown.append((images, rebuilt.cpu().numpy()))
-    before, after = (np.concatenate([pair[i] for pair in shown])[:SHOWN] for i in (0, 1))
+        here = chosen[(start <= chosen) & (chosen < start + CHUNK)] - start
+        shown.append((images[here], rebuilt.cpu().numpy()[here]))
+    before, after = (np.concatenate([pair[i] for pair in shown]) for i in (0, 1))
     error = max(squares / values, (RANGE / 255) ** 2 / values)  # equal to the last bit: as if one grey level were off
     return Look(len(rows), 10 * math.log10(RANGE**2 / error), alike / len(rows), absolute / values, (before, after))
 

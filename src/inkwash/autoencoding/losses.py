@@ -31,7 +31,7 @@ class Loss(Component):
     """The weights of the parts. Raises ValueError for a negative one, or where no part compares pictures."""
 
     l1: float = 1.0
-    structure: float = 0.5
+    structure: float = 0.1
     kl: float = 1e-6
 
     def __post_init__(self) -> None:
