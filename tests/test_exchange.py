@@ -152,6 +152,23 @@ def test_predictions_have_their_names(target: Any, theirs: str) -> None:
     assert from_scheduler(kind, settings, in_channels=3, out_channels=3).target == target
 
 
+@pytest.mark.parametrize(
+    ("method", "kind", "variance"),
+    [
+        (Ancestral("small"), "DDPMScheduler", "fixed_small"),
+        (Ancestral("large"), "DDPMScheduler", "fixed_large"),
+        (Ddim(1.0), "DDPMScheduler", "fixed_small"),
+        (Ddim(0.5), "DDIMScheduler", None),
+        (Heun(), "DDIMScheduler", None),
+    ],
+)
+def test_a_model_that_draws_noise_gets_their_ddpm(method: Any, kind: str, variance: str | None) -> None:
+    config = replace(PLAIN, sampling=Sampling(method, steps=5))
+    found, settings = to_scheduler(config)
+    assert (found, settings.get("variance_type")) == (kind, variance)
+    assert to_scheduler(config, random=False)[0] == "DDIMScheduler"
+
+
 def test_flow_matchings_sigma_is_t() -> None:
     kind, settings = to_scheduler(FLOW)
     made = getattr(diffusers, kind).from_config(settings)
