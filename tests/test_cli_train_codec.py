@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import torch
 from PIL import Image
 
 import inkwash
+from inkwash.autoencoding import Loss
 from inkwash.autoencoding.folder import CodecRun
 from inkwash.cli import main
 from inkwash.codecfolder import read_codec
@@ -99,6 +101,17 @@ def test_all_that_is_wrong_is_told_at_once(capsys: pytest.CaptureFixture[str]) -
     assert (wrong.status, "18x18 have no latents 4 times smaller" in wrong.err) == (2, True)
     nothing = run(capsys, "train", "photos", "--codec", "photos", "--steps", "1")
     assert (nothing.status, "No codec in photos" in nothing.err) == (2, True)
+
+
+def test_what_the_guide_shows_is_run() -> None:
+    guide = (Path(__file__).parents[1] / "docs/latents.md").read_text(encoding="utf-8")
+    (code,) = [b for b in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if "train_codec" in b]
+    exec(code, {})
+    about = read_codec("runs/shapes-codec")
+    assert (about["codec"].autoencoder.latent_channels, about["trained"]["images"]) == (8, 16)
+    assert re.findall(r'\[codec\]\nfolder = "(.*)"', guide) == ["runs/photos-codec"]
+    assert "with weights 1, 0.1 and 1e-6." in guide
+    assert Loss() == Loss(l1=1, structure=0.1, kl=1e-6)
 
 
 def test_ctrl_c_saves_and_the_run_goes_on(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from inkwash._version import __version__
 
 if TYPE_CHECKING:
+    from inkwash.autoencoding import Adversary, CodecRecipe, CodecTrain, Loss, train_codec
     from inkwash.checkpoint import CheckpointError
     from inkwash.codec import LatentCodec, Latents
     from inkwash.codecfolder import load_codec, save_codec
@@ -84,7 +85,7 @@ if TYPE_CHECKING:
         Table,
     )
     from inkwash.pipeline import Pipeline, Samples, load
-    from inkwash.recipes import Evaluation, Recipe, RecipeError, Train, read_recipe
+    from inkwash.recipes import Evaluation, InLatents, Recipe, RecipeError, Train, read_recipe
     from inkwash.samplers import (
         Adams,
         Ancestral,
@@ -104,6 +105,7 @@ if TYPE_CHECKING:
     from inkwash.types import Batch, Coeffs, Condition, Denoised, Query
 
 _WHERE = {
+    "autoencoding": ["Adversary", "CodecRecipe", "CodecTrain", "Loss", "train_codec"],
     "checkpoint": ["CheckpointError"],
     "codec": ["LatentCodec", "Latents"],
     "codecfolder": ["load_codec", "save_codec"],
@@ -152,7 +154,7 @@ _WHERE = {
         *("SigmoidBetas", "SigmoidSchedule", "Table", "VE", "VP"),
     ],
     "pipeline": ["Pipeline", "Samples", "load"],
-    "recipes": ["Evaluation", "Recipe", "RecipeError", "Train", "read_recipe"],
+    "recipes": ["Evaluation", "InLatents", "Recipe", "RecipeError", "Train", "read_recipe"],
     "sampling": ["Sampling"],
     "samplers": ["Adams", "Ancestral", "Ddim", "Deis", "DpmSolver", "Euler", "Heun", "Ipndm", "RungeKutta", "UniPC"],
     "targets": ["X0", "Edm", "Eps", "Flow", "V"],

@@ -29,7 +29,7 @@ class Look:
 
     psnr: in decibels, of the mean squared error over all values of all pictures, so that one perfect picture does not
     make it infinite; ssim: the mean over the pictures (`similarity.ssim`), NaN where they are smaller than its window;
-    l1: the mean absolute error, pictures being in [-1, 1]; shown: originals and reconstructions [m, H, W, C], evenly spread.
+    l1: the mean absolute error, pictures being in [-1, 1]; shown: some of both [m, H, W, C].
     """
 
     n: int
