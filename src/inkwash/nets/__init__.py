@@ -13,7 +13,7 @@ from inkwash.nets.modern import ModernDiT
 from inkwash.nets.tinyae import TinyAutoencoder
 from inkwash.nets.unet import UNet
 
-AnyNet = Annotated[UNet | ClassicUNet | DiT | ModernDiT | MLP, OneOf()]
+AnyNet = Annotated[UNet | MLP | ClassicUNet | DiT | ModernDiT, OneOf()]
 """A network as a recipe names it."""
 
 AnyAutoencoder = Annotated[KLAutoencoder | TinyAutoencoder, OneOf()]
