@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from inkwash.nets.layers import attention, linear_attention, norm, zeroed
+from inkwash.nets.layers import Recomputed, attention, linear_attention, norm, zeroed
 from inkwash.types import Condition
 
 
@@ -28,7 +28,7 @@ def _added(x: Tensor, h: Tensor) -> Tensor:
     return x + h.transpose(1, 2).reshape(x.shape)
 
 
-class SelfAttention(nn.Module):
+class SelfAttention(Recomputed):
     """x + attention over all positions of x [B, C, H, W], `heads_of` them. The output projection starts at zero."""
 
     def __init__(self, channels: int, head_dim: int) -> None:
@@ -68,7 +68,7 @@ class SplitAttention(nn.Module):
         return _added(x, self.out(self.attend(q, k, v).transpose(1, 2).flatten(2)))
 
 
-class CrossAttention(nn.Module):
+class CrossAttention(Recomputed):
     """x + attention of its positions [B, C, H, W] to a text's tokens. The output projection starts at zero.
 
     width: of the tokens; see `Text` for where they and their mask come from.

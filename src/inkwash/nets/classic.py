@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from inkwash.nets.attention import CrossAttention, SplitAttention, Text
 from inkwash.nets.blocks import ConvNextBlock, Grow, ResNetBlock, Shrink
-from inkwash.nets.layers import GROUP, Embedding, zeroed
+from inkwash.nets.layers import GROUP, Embedding, Recomputed, zeroed
 from inkwash.types import Component, Condition, Given
 
 Preset = Literal["ddpm-cifar", "annotated", "wide64"]
@@ -177,7 +177,7 @@ def check_sides(height: int, width: int, factor: int) -> None:
     )
 
 
-class _Step(nn.Module):
+class _Step(Recomputed):
     """One block of a level, and the attention that follows it."""
 
     def __init__(

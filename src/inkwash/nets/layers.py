@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from inkwash.types import Condition, Given
 
@@ -137,7 +138,34 @@ def zeroed(layer: Layer) -> Layer:
     return layer
 
 
-class ResBlock(nn.Module):
+class Recomputed(nn.Module):
+    """A part of a network that can forget what it has computed, keep what it was given, and compute it again backwards.
+
+    `recompute` has it do so. Its answers and all gradients have the same bits either way, dropout's masks included:
+    the random state is put back for the second time. Its weights and their names do not change.
+    """
+
+    recomputes = False
+
+    def __call__(self, *args: Any) -> Any:
+        """As `forward`, remembering less where a gradient will be asked for."""
+        if self.recomputes and torch.is_grad_enabled():
+            return checkpoint(super().__call__, *args, use_reentrant=False)
+        return super().__call__(*args)
+
+
+def recompute(net: nn.Module) -> int:
+    """Have all parts of a network that can compute themselves again do it (Chen et al. 2016); how many there are.
+
+    Of parts within parts the outermost does.
+    """
+    if isinstance(net, Recomputed):
+        net.recomputes = True
+        return 1
+    return sum(recompute(part) for part in net.children())
+
+
+class ResBlock(Recomputed):
     """x + conv(silu(norm(h)·(1 + scale) + shift)) with h = conv(silu(norm(x))): two 3x3 convolutions, told the time.
 
     Scale and shift [B, C, 1, 1] come from the embedding (Dhariwal & Nichol 2021). The last convolution starts at zero.

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inkwash.nets.attention import Text
-from inkwash.nets.layers import Embedding, attention, zeroed
+from inkwash.nets.layers import Embedding, Recomputed, attention, zeroed
 from inkwash.types import Condition
 
 Rotation = tuple[Tensor, Tensor]
@@ -204,7 +204,7 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return torch.addcmul(shift, x, scale + 1)
 
 
-class Block(nn.Module):
+class Block(Recomputed):
     """adaLN-zero (Peebles & Xie 2022, fig. 3): x + gate·f(norm(x)·(1 + scale) + shift), f attention, then the MLP.
 
     With modulation 0, as at the start, it is the identity. The norms have no weights: the modulation is theirs.
