@@ -69,7 +69,7 @@ def test_all_mistakes_are_told_at_once_with_the_nearest_names() -> None:
     ("source", "message"),
     [
         ({"path": "linear"}, "data is missing."),
-        ({"data": {"source": "x"}, "net": 3}, "net: needs a `kind`: unet, classic-unet, dit"),
+        ({"data": {"source": "x"}, "net": 3}, "net: needs a `kind`: unet, mlp, classic-unet, dit, modern-dit"),
         ({"data": {"source": "x"}, "path": "table"}, "Flow() is made of the path's time derivatives"),
         ({"data": {"source": "x"}, "target": "eps"}, "does not determine data and noise at t = 1 "),
         ({"data": {"source": "x", "size": 50}}, "The nearest sizes that fit are 48x48 and 56x56"),
