@@ -11,9 +11,11 @@ import torch
 from torch import nn
 
 from inkwash import AdamW, Muon, Schedule
+from inkwash.nets import ClassicUNet
 from inkwash.optim import orthogonalise
 from inkwash.training.ema import Ema
 from inkwash.training.profiles import power_beta, power_gamma
+from inkwash.types import Given
 
 
 def test_schedule_warms_up_holds_and_decays_to_zero() -> None:
@@ -59,6 +61,22 @@ def test_muon_serves_convolutions_and_leaves_the_rest_to_adamw() -> None:
         p.numel() for p in net.parameters()
     )
     assert sorted(decayed) == [0.0] * 5 + [0.01]
+
+
+def test_muon_leaves_depthwise_kernels_and_the_null_text_to_adamw() -> None:
+    net = ClassicUNet("annotated", widths=(16, 32), depth=1).build((1, 8, 8), Given(tokens=24))
+    named = {id(p): name for name, p in net.named_parameters()}
+    muon, adamw = Muon().build(net)
+    (own,) = ({named[id(p)] for p in g["params"]} for g in muon.param_groups)
+    decayed, rest = ({named[id(p)] for p in g["params"]} for g in adamw.param_groups)
+    depthwise = {name for name in named.values() if name.endswith("depthwise.weight")}
+    assert len(depthwise) == 8
+    assert depthwise <= decayed  # a kernel [C, 1, 7, 7] is C filters, each of one channel
+    assert {name for name in named.values() if name.endswith("conv1.weight")} <= own
+    assert "text.null" in rest  # as a row of a table of tokens would be
+    assert own | decayed | rest == set(named.values())
+    (plain,) = AdamW().build(net)
+    assert "text.null" in {named[id(p)] for g in plain.param_groups if not g["weight_decay"] for p in g["params"]}
 
 
 def test_nesterov_momentum_by_hand() -> None:

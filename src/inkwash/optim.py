@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from inkwash.kinds import OneOf
 from inkwash.types import Component
@@ -65,6 +66,8 @@ class AdamW(Component):
 class Muon(Component):
     """Muon (Jordan et al. 2024) on weights of two axes and more, AdamW on the rest.
 
+    The rest are biases, norms and embeddings, weights of fewer than 16 rows or columns, and convolutions in groups: a
+    depthwise kernel is one small filter for each channel, and no matrix from channels to channels.
     A weight's update is its momentum with all singular values brought to about 1, scaled by 0.2·sqrt(longer side), the
     size of Adam's updates (Liu et al. 2025), so that one learning rate serves both. Raises ValueError for settings out
     of range.
@@ -83,8 +86,10 @@ class Muon(Component):
     def build(self, net: nn.Module) -> list[torch.optim.Optimizer]:
         """The optimisers for the net's parameters."""
         matrices, rest = _split(net)
-        wide = [p for p in matrices if min(p.shape[0], p[0].numel()) >= 16]
-        thin = [p for p in matrices if min(p.shape[0], p[0].numel()) < 16]  # too few directions to orthogonalise
+        grouped = {id(m.weight) for m in net.modules() if isinstance(m, _ConvNd) and m.groups > 1}
+        wide = [p for p in matrices if min(p.shape[0], p[0].numel()) >= 16 and id(p) not in grouped]
+        chosen = {id(p) for p in wide}
+        thin = [p for p in matrices if id(p) not in chosen]  # too few directions to orthogonalise, or no matrices
         muon = (
             [Orthogonalised(wide, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)] if wide else []
         )

@@ -97,7 +97,7 @@ class Text(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.null = nn.Parameter(torch.zeros(1, 1, width)) if width else None
+        self.null = nn.Parameter(torch.zeros(width)) if width else None  # a vector: not decayed
 
     def forward(self, cond: Condition, x: Tensor) -> tuple[Tensor, Tensor] | None:
         """Tokens [B, 1 + N, width] and mask [B, 1, 1, 1 + N] for x [B, ...]; absent tokens are zero and masked.
@@ -108,7 +108,7 @@ class Text(nn.Module):
             if cond.tokens is not None:
                 raise ValueError("This model was built without text tokens and takes none: pass no tokens.")
             return None
-        width = self.null.shape[2]
+        width = len(self.null)
         if cond.tokens is None or cond.present is None or cond.tokens.shape[2] != width:
             got = "none" if cond.tokens is None else f"of width {cond.tokens.shape[2]}"
             raise ValueError(
@@ -117,5 +117,5 @@ class Text(nn.Module):
             )
         present = cond.present.to(x.device)
         tokens = cond.tokens.to(x.device, self.null.dtype).masked_fill(~present[:, :, None], 0)  # they may hold NaN
-        tokens = torch.cat([self.null.expand(present.shape[0], -1, -1), tokens], dim=1)
+        tokens = torch.cat([self.null.expand(present.shape[0], 1, -1), tokens], dim=1)
         return tokens, torch.cat([present.new_ones(present.shape[0], 1), present], dim=1)[:, None, None]

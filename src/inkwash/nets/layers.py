@@ -37,7 +37,7 @@ class Embedding(nn.Module):
 
     frequencies: of the sinusoids of t_emb. With classes, the label table has classes + 1 rows, of which row 0 is the
     null label -1. With jumps, t_emb - s_emb is embedded too, through a layer that starts at zero: before it is
-    trained, and for s = t with any training that leaves it there, the network is the one without.
+    trained, the network is the one without.
 
     shift: see `sinusoids`; sine_first: sines stand before cosines; activation: between the time's two layers, and last.
     """
