@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -95,12 +96,38 @@ def test_the_cache_is_found_again_by_data_key_and_flips_alone() -> None:
     np.testing.assert_array_equal(again.images, first.images)
     plain = latents(replace(data, flip=False), counting, "k")
     assert plain.mirrored is None
-    others = [
-        latents(data, counting, "other"),
-        plain,
-        latents(replace(data, fingerprint="0" * 64), counting, "k"),
-    ]
-    assert len({first.fingerprint, *(o.fingerprint for o in others)}) == 4
+    moved = latents(data, counting, "k", layout="other")
+    others = [latents(data, counting, "other"), latents(replace(data, fingerprint="0" * 64), counting, "k")]
+    assert len({f.folder for f in (first, plain, moved, *others)}) == 5
+    assert {plain.fingerprint, moved.fingerprint} == {first.fingerprint}  # how they are kept is not what they are
+    assert len({first.fingerprint, *(o.fingerprint for o in others)}) == 3
+
+
+def test_a_later_layout_of_the_cache_makes_no_run_unresumable(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = latents(pictures(), corner, "k")
+    monkeypatch.setattr("inkwash.data.latents.FORMAT", 2)
+    monkeypatch.setattr("inkwash.data.latents.CHUNK", 16)
+    later = latents(pictures(), corner, "k")
+    assert later.folder != first.folder
+    assert later.fingerprint == first.fingerprint
+
+
+def test_where_locks_fail_no_two_builds_share_a_folder(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def unlocked(path: Path) -> Iterator[bool]:
+        yield False
+
+    monkeypatch.setattr("inkwash.data.cache._locked", unlocked)
+    data = pictures()
+
+    def interrupted(u: np.ndarray) -> np.ndarray:
+        if len(list((own_cache / "latents").iterdir())) == 1:  # another process begins, and ends, in the middle
+            latents(data, corner, "k")
+        return corner(u)
+
+    found = latents(data, interrupted, "k")
+    np.testing.assert_array_equal(found.images, corner(data.images).astype(np.float16))
+    assert [p.name for p in (own_cache / "latents").iterdir()] == [found.folder.name]
 
 
 def test_a_build_that_was_killed_goes_on_where_it_was(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

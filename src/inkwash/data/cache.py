@@ -25,12 +25,15 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "inkwash"
 
 
-def published(final: Path, valid: Callable[[Path], bool], build: Callable[[Path], None]) -> Path:
+def published(
+    final: Path, valid: Callable[[Path], bool], build: Callable[[Path], None], *, resumable: bool = False
+) -> Path:
     """The folder `final`, built if it is not there: `build` fills a staged folder, which is synced and renamed.
 
     A reader sees all of it or nothing, also if the builder is killed at any instant. Of several processes that want
     the same folder, one builds and the others wait for it; where locks do not work (some network drives) each
     builds its own and the first one published stays. `valid` says whether a folder found there can be used.
+    resumable: what a killed build left is given to the next one, where the lock says that no other is at it.
     """
     if valid(final):
         return final
@@ -44,7 +47,12 @@ def published(final: Path, valid: Callable[[Path], bool], build: Callable[[Path]
                 shutil.rmtree(stale, ignore_errors=True)
             if final.exists():
                 shutil.rmtree(final)  # altered or of an older format
-        staged = Path(tempfile.mkdtemp(prefix=prefix, dir=final.parent))
+        shared = resumable and locked
+        if shared:
+            staged = final.with_name(f".partial-{final.name}")
+            staged.mkdir(exist_ok=True)
+        else:
+            staged = Path(tempfile.mkdtemp(prefix=prefix, dir=final.parent))
         try:
             build(staged)
             staged.chmod(0o755)  # mkdtemp's is private; a cache may be shared
@@ -56,7 +64,8 @@ def published(final: Path, valid: Callable[[Path], bool], build: Callable[[Path]
                     raise
             _sync_folder(final.parent)
         finally:
-            shutil.rmtree(staged, ignore_errors=True)
+            if not shared:
+                shutil.rmtree(staged, ignore_errors=True)
     return final
 
 

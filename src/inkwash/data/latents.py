@@ -35,15 +35,22 @@ _SYNC_EVERY = 64
 
 
 def latents(
-    data: Dataset, encode: Encode, key: str, *, progress: Progress | None = None, cache: Path | None = None
+    data: Dataset,
+    encode: Encode,
+    key: str,
+    *,
+    layout: str = "",
+    progress: Progress | None = None,
+    cache: Path | None = None,
 ) -> Dataset:
     """The data set with latents, float16 [N, h, w, c], in place of its pictures; from the cache, made there if need be.
 
-    key: of everything `encode` depends on, such as a hash of a codec's weights and its precision. The pictures are
-    known by the data set's fingerprint, and the new one is a function of that, the key and whether mirrored pictures
-    are stored beside (`Dataset.mirrored`), not of the bits: a run goes on where another machine has encoded anew.
-    A build that was killed goes on where it was. progress: called with (what, done, total); cache: instead of
-    `cache_dir()`.
+    key: what makes latents mean what they mean, such as a hash of a codec's weights and statistics. The new data set's
+    fingerprint is a function of it and of the pictures' fingerprint alone, not of bits, and not of how they are kept:
+    a run goes on where another machine, or another version of this file, has encoded anew.
+    layout: what the cache depends on besides; the pictures' mirror images are stored beside (`Dataset.mirrored`) where
+    the data set may be mirrored. A build that was killed goes on where it was. progress: called with (what, done,
+    total); cache: instead of `cache_dir()`.
 
     Raises ValueError for a data set that is not of 8-bit pictures, and for latents beyond float16's range, 65504.
     """
@@ -52,23 +59,30 @@ def latents(
             f"{data.name} holds {'vectors' if data.images.ndim == 2 else f'pictures of {data.images.dtype}'}, and an "
             "autoencoder reads 8-bit pictures. Train on it without a codec."
         )
-    ingredients = [FORMAT, CHUNK, data.fingerprint, key, data.flip]
-    digest = hashlib.sha256(json.dumps(ingredients).encode()).hexdigest()
+    kept = _hash([FORMAT, CHUNK, layout, data.fingerprint, key, data.flip])
     name = re.sub(r"[^A-Za-z0-9._-]", "_", data.name).lstrip(".")[:48]
-    final = (cache or cache_dir()) / "latents" / f"{name}-{digest[:16]}"
-    unfinished = final.with_name(f".partial-{final.name}")
-    published(final, _whole, lambda staged: _build(staged, unfinished, data, encode, progress))
+    final = (cache or cache_dir()) / "latents" / f"{name}-{kept[:16]}"
+    published(final, _whole, lambda staged: _build(staged, data, encode, progress), resumable=True)
     rows = [np.memmap(final / f, np.float16, "r", shape=_shape(final)).view(np.ndarray) for f in _files(data.flip)]
-    return replace(data, images=rows[0], mirrored=rows[1] if data.flip else None, fingerprint=digest, folder=final)
+    return replace(
+        data,
+        images=rows[0],
+        mirrored=rows[1] if data.flip else None,
+        fingerprint=_hash([data.fingerprint, key]),
+        folder=final,
+    )
+
+
+def _hash(ingredients: list[object]) -> str:
+    return hashlib.sha256(json.dumps(ingredients).encode()).hexdigest()
 
 
 def _files(flip: bool) -> tuple[str, ...]:
     return ("latents.bin", "mirrored.bin") if flip else ("latents.bin",)
 
 
-def _build(staged: Path, unfinished: Path, data: Dataset, encode: Encode, progress: Progress | None) -> None:
-    """Encode into `unfinished`, which survives a kill, and move what is there to `staged` once all of it is."""
-    unfinished.mkdir(exist_ok=True)
+def _build(staged: Path, data: Dataset, encode: Encode, progress: Progress | None) -> None:
+    """Encode into a folder that survives a kill, from where an earlier build of it was."""
     n, files = len(data), _files(data.flip)
 
     def told(done: int, turn: int) -> None:
@@ -77,14 +91,11 @@ def _build(staged: Path, unfinished: Path, data: Dataset, encode: Encode, progre
 
     shape: tuple[int, ...] = ()
     for turn, file in enumerate(files):
-        shape = _encode(unfinished / file, data, encode, bool(turn), partial(told, turn=turn))
-    for file in files:
-        (unfinished / file).rename(staged / file)
+        shape = _encode(staged / file, data, encode, bool(turn), partial(told, turn=turn))
     table = {"format": FORMAT, "rows": n, "shape": shape, "mirrored": data.flip, "pictures": data.fingerprint}
     (staged / "latents.json").write_text(json.dumps(table), encoding="utf-8")
-    for left in unfinished.iterdir():
-        left.unlink()
-    unfinished.rmdir()
+    for note in staged.glob("*.done"):
+        note.unlink()
 
 
 def _encode(file: Path, data: Dataset, encode: Encode, mirrored: bool, told: Callable[[int], None]) -> tuple[int, ...]:
