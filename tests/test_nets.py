@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import math
 from itertools import pairwise
 
@@ -320,6 +321,24 @@ def test_resolve_states_everything_and_builds_the_same_net() -> None:
         a, b = net.build((3, 64, 48), Given(2)).state_dict(), full.build((3, 64, 48), Given(2)).state_dict()
         assert {k: v.shape for k, v in a.items()} == {k: v.shape for k, v in b.items()}
     assert [UNet("small").resolve((1, s, s)).patch for s in (28, 40, 64, 128)] == [2, 2, 4, 8]
+
+
+@pytest.mark.parametrize(
+    ("net", "shape", "weights", "digest"),
+    [
+        (UNet("tiny"), (1, 28, 28), 51, "a8fc1dabd1f62e19"),
+        (UNet("small"), (3, 32, 32), 107, "8d5aa848cffefba6"),
+        (MLP(), (2,), 23, "819cc749898cf1c8"),
+    ],
+)
+def test_weights_keep_the_names_and_shapes_that_models_have_been_saved_with(
+    net: UNet | MLP, shape: tuple[int, ...], weights: int, digest: str
+) -> None:
+    """As of the first version: models on people's disks are read by these."""
+    state = net.build(shape, Given(2)).state_dict()
+    assert len(state) == weights
+    listed = "\n".join(sorted(f"{name} {list(w.shape)}" for name, w in state.items()))
+    assert hashlib.sha256(listed.encode()).hexdigest()[:16] == digest
 
 
 @pytest.mark.parametrize("net", [UNet(), UNet("base", widths=(64, 96), dropout=0.1).resolve((1, 28, 28)), MLP(depth=2)])
