@@ -84,8 +84,6 @@ def test_their_kl_autoencoder_is_ours_by_other_names(settings: dict[str, Any], t
     close(got.kl(), want.kl())
     z = torch.randn(2, codec.config.autoencoder.latent_channels, 4, 6)
     close(codec.net.decode(z), theirs.decode(z).sample)
-    close(codec.net(x)[0], theirs(x).sample)
-    close(codec.net(x, eps)[0], theirs.decode(want.mean + want.std * eps).sample)
 
 
 def test_a_posteriors_spread_is_kept_within_the_bounds_of_theirs() -> None:
@@ -159,8 +157,8 @@ def test_ours_becomes_theirs_with_the_statistics_inside(quant: bool) -> None:
     u = torch.randint(0, 256, (3, 8, 12, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
     x = u.permute(0, 3, 1, 2) / 127.5 - 1
     posterior = theirs.eval().encode(x).latent_dist
-    mean, deviation = ours.moments(u)
-    close(mean, ours.encode(u))
+    std = torch.tensor(ours.config.std)[:, None, None]
+    mean, deviation = ours.encode(u), (ours.net.encode(x).logvar / 2).exp() / std
     close(posterior.mean * theirs.config.scaling_factor, mean)
     close(posterior.std, deviation)
     want = ((theirs.decode(mean).sample + 1) * 127.5).round().clamp(0, 255).permute(0, 2, 3, 1)

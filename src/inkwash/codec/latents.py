@@ -17,6 +17,9 @@ from inkwash.types import Component
 CHUNK_PIXELS = 1 << 21
 """At most so many pixels go through an autoencoder at a time on a GPU, where there is more than one picture."""
 
+CPU_PIXELS = 1 << 15
+"""The same on a CPU, of many pictures: 32 of 32x32 then take half the time; from 128x128 on nothing is gained."""
+
 
 @dataclass(frozen=True)
 class Latents(Component):
@@ -87,32 +90,22 @@ class LatentCodec:
     """`Latents` with its weights: 8-bit pictures [B, H, W, C] to standardised latents x [B, c, h, w] and back.
 
     In float32 throughout. Pictures go through the autoencoder in chunks of a fixed number, so that memory is bounded
-    and no bit depends on what else is in the batch; on a CPU one at a time.
+    and no bit depends on what else is in the batch; on a CPU one at a time. preset: whether mean and std are what a
+    published codec states, and were not measured over data here.
     """
 
     config: Latents
     net: Autoencoder
+    preset: bool = False
 
-    def encode(self, u: Tensor) -> Tensor:
+    def encode(self, u: Tensor, *, many: bool = False) -> Tensor:
         """[B, H, W, C] uint8 to x [B, c, h, w]: the posterior's mean.
 
+        many: in larger chunks on a CPU too, which is faster where there are many pictures, and may change last bits.
         Not a sample of it: one picture has one latent, for caches, edits and measures alike, and the posterior of a
         trained codec is narrow beside the latents' own spread.
         """
-        return self._standard(self._latents(u))
-
-    def moments(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of the posterior of x, each [B, c, h, w], for who draws from it: mean + deviation·eps.
-
-        The deviation is 0 where the autoencoder gives a point.
-        """
-
-        def both(part: Tensor) -> Tensor:
-            mean, logvar = self.net.encode(Pixels().encode(part))
-            return torch.cat([mean, torch.zeros_like(mean) if logvar is None else (0.5 * logvar).exp()], dim=1)
-
-        mean, deviation = self._chunked(both, u, u.shape[1] * u.shape[2]).chunk(2, dim=1)
-        return self._standard(mean), deviation / self._row(deviation, self.config.std)
+        return self._standard(self._latents(u, many))
 
     def decode(self, x: Tensor) -> Tensor:
         """x [B, c, h, w] to pictures [B, H, W, C] uint8: rounded to the nearest, clipped to 0..255."""
@@ -146,12 +139,13 @@ class LatentCodec:
 
     def measured(self, blocks: Iterable[Tensor]) -> LatentCodec:
         """The same codec with the mean and std of the latents of these pictures, blocks of [n, H, W, C] uint8."""
-        mean, std = channel_statistics(self._latents(u) for u in blocks)
-        return replace(self, config=replace(self.config, mean=mean, std=std))
+        mean, std = channel_statistics(self._latents(u, True) for u in blocks)
+        return replace(self, config=replace(self.config, mean=mean, std=std), preset=False)
 
-    def _latents(self, u: Tensor) -> Tensor:
+    def _latents(self, u: Tensor, many: bool) -> Tensor:
         """The posterior's mean, not standardised."""
-        return self._chunked(lambda part: self.net.encode(Pixels().encode(part)).mean, u, u.shape[1] * u.shape[2])
+        pixels = u.shape[1] * u.shape[2]
+        return self._chunked(lambda part: self.net.encode(Pixels().encode(part)).mean, u, pixels, many)
 
     def _standard(self, z: Tensor) -> Tensor:
         return (z - self._row(z, self.config.mean)) / self._row(z, self.config.std)
@@ -163,12 +157,12 @@ class LatentCodec:
         return torch.tensor(values, dtype=torch.float32, device=x.device)[:, None, None]
 
     @torch.no_grad()
-    def _chunked(self, f: Callable[[Tensor], Tensor], rows: Tensor, pixels: int) -> Tensor:
+    def _chunked(self, f: Callable[[Tensor], Tensor], rows: Tensor, pixels: int, many: bool = False) -> Tensor:
         """f of the rows, always of equally many: the last chunk is filled up with copies of its first row.
 
         pixels: of one picture.
         """
-        size = chunk_of(rows.device, pixels)
+        size = chunk_of(rows.device, pixels, many=many)
         pieces = []
         for start in range(0, len(rows), size):
             part = rows[start : start + size]
@@ -177,12 +171,15 @@ class LatentCodec:
         return torch.cat(pieces)
 
 
-def chunk_of(device: torch.device, pixels: int) -> int:
+def chunk_of(device: torch.device, pixels: int, *, many: bool = False) -> int:
     """How many pictures of so many pixels go through an autoencoder at a time: one on a CPU, elsewhere 1 to 64.
 
-    A power of two, so that it divides the pipeline's chunk and a picture keeps its place in it.
+    many: there are more than a few, so that on a CPU, too, it is 1 to 32. A power of two, so that it divides the
+    pipeline's chunk, and the cache's, and a picture keeps its place in it.
     """
-    return 1 if device.type == "cpu" else 1 << max(0, min(6, (CHUNK_PIXELS // pixels).bit_length() - 1))
+    if device.type == "cpu":
+        return 1 << max(0, min(5, (CPU_PIXELS // pixels).bit_length() - 1)) if many else 1
+    return 1 << max(0, min(6, (CHUNK_PIXELS // pixels).bit_length() - 1))
 
 
 def channel_statistics(blocks: Iterable[Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]]:

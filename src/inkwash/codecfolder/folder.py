@@ -60,7 +60,8 @@ def load_codec(folder: str | File) -> LatentCodec:
         codec, weights = _config(_table(saved.texts[OWN], place), place), saved.tensors["codec"]
     elif "_class_name" in _json(place / "config.json"):
         codec, weights = from_diffusers(_json(place / "config.json"), _state(place))
-        return replace(bound := codec.bind(weights), config=replace(codec, sha256=tensors_hash(bound.weights)))
+        bound = codec.bind(weights)
+        return replace(bound, config=replace(codec, sha256=tensors_hash(bound.weights)), preset=True)
     else:
         saved = checkpoint.load(place, ["config.json"], also=[f"{CODEC}.safetensors"])
         codec, weights = _of_model(saved.texts["config.json"], place), saved.tensors.get(CODEC, {})

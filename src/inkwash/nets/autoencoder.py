@@ -57,11 +57,6 @@ class Autoencoder(nn.Module):
         """The pictures of latents z, in about [-1, 1]."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor, eps: Tensor | None = None) -> tuple[Tensor, Posterior]:
-        """x encoded and decoded, and the posterior between: its sample with normals eps, or its mean, is decoded."""
-        posterior = self.encode(x)
-        return self.decode(posterior.mean if eps is None else posterior.sample(eps)), posterior
-
 
 def check_counts(config: Component, *names: str) -> None:
     """Raise ValueError where one of these fields is below 1."""
