@@ -91,7 +91,10 @@ def test_a_program_lies_beside_the_model(run: Path, capsys: pytest.CaptureFixtur
         (["export", "nothing", "--to", "onnx"], "No model in nothing"),
         (["export", "run", "--to", "keras"], "--to keras"),
         (["export", "points", "--to", "diffusers"], "diffusers has no network like MLP"),
-        (["export", "points", "--to", "torch-export", "run"], "run is a model's folder, which this would replace"),
+        (
+            ["export", "points", "--to", "torch-export", "run"],
+            "run is no earlier export, and what is in it (model)",
+        ),
         (["import", "nothing"], "There is no folder nothing."),
         (["import", "."], "no folder of diffusers' that can be imported"),
         (["push", "run", "name"], "'name' is no name on a hub: it must be USER/NAME"),

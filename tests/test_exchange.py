@@ -18,7 +18,7 @@ from torch import nn
 import inkwash
 from inkwash import checkpoint
 from inkwash.codec import Latents, Pixels
-from inkwash.exchange import Compared, from_diffusers, to_diffusers
+from inkwash.exchange import Compared, comparing, from_diffusers, to_diffusers
 from inkwash.exchange import theirs as theirs_module
 from inkwash.exchange.schedules import from_scheduler, to_scheduler
 from inkwash.model import EdmInputs, Indexed, Plain, UnitVariance
@@ -486,6 +486,20 @@ def test_a_difference_is_not_the_same() -> None:
     assert Compared("a", 5e-3, 9.0, 1e-3).same
     assert not Compared("a", 2e-3, 1.0, 1e-3).same
     assert not Compared("a", float("nan"), 1.0, 1e-3).same
+
+
+def test_a_library_that_is_first_imported_while_calm_is_silent_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = "import logging, sys\nlog = logging.getLogger('loud')\nlog.setLevel(logging.INFO)\n"
+    told += "log.addHandler(logging.StreamHandler(sys.stderr))\nlog.warning('careful')\n"
+    (tmp_path / "loud.py").write_text(told)
+    monkeypatch.syspath_prepend(tmp_path)
+    with comparing.calm():
+        import loud  # type: ignore[import-not-found]
+    assert capsys.readouterr().err == ""
+    loud.log.warning("again")
+    assert capsys.readouterr().err == "again\n"
 
 
 def same_weights(a: Path, b: Path) -> bool:

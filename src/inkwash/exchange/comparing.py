@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +28,14 @@ TOLERANCE = 1e-3
 
 ONE_CALL = 1e-4
 """The largest difference allowed after one call of a network, as a share of the largest value."""
+
+CAUSES = (
+    "A small difference is most likely rounding, which grows from step to step where weights are very large, as in a "
+    "model that diverged or was hardly trained. A large one is most likely another version of the other program, which "
+    "understands a setting otherwise: use one that inkwash's extras install. If it is neither, report it with both "
+    "config files."
+)
+"""What a user may do about a comparison that failed."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +64,7 @@ def compared(what: str, ours: Tensor, theirs: Tensor, tolerance: float) -> Compa
     difference = float((ours.double() - theirs.double()).abs().max())
     found = Compared(what, difference, max(1.0, float(ours.abs().max())), tolerance)
     if not found.same:
-        raise ValueError(f"{found}. Nothing was written. Please report this, with the model's config.json.")
+        raise ValueError(f"{found}. Nothing was written. {CAUSES}")
     return found
 
 
@@ -91,17 +101,11 @@ def even_times(steps: int) -> list[float]:
 @contextmanager
 def calm() -> Iterator[None]:
     """Without the deprecation and progress notes of other libraries, about which a user here can do nothing."""
-    import logging
-    import warnings
-
-    noisy = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "diffusers")]
-    levels = [log.level for log in noisy]
-    for log in noisy:
-        log.setLevel(logging.ERROR)
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # for all: a library that is imported in here sets its own level
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for log, level in zip(noisy, levels, strict=True):
-            log.setLevel(level)
+        logging.disable(before)

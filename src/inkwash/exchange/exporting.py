@@ -25,7 +25,7 @@ from inkwash.exchange.comparing import (
 from inkwash.exchange.graphs import Decoding
 from inkwash.exchange.schedules import to_scheduler
 from inkwash.exchange.scripts import draw_py, readme
-from inkwash.exchange.staging import needs, staged
+from inkwash.exchange.staging import needs, refuse_others, staged
 from inkwash.exchange.theirs import NAMES, ROOMS, Theirs, pipeline_of, to_theirs
 from inkwash.modelfolder import Config
 from inkwash.pipeline import Pipeline, load
@@ -39,9 +39,10 @@ def to_diffusers(run: str | File, folder: str | File, *, trust: bool = False) ->
     pipeline (DDPMPipeline, DDIMPipeline, DiTPipeline), model_index.json names it; draw.py has the loop in any case.
     Before the folder is published, both are run from it, and compared with our DDIM from the same noise.
     Needs the extra `inkwash[hf]`. trust: as in `load`. Raises ValueError, and writes nothing, where diffusers has no
-    such network, path or target, or draws something else.
+    such network, path or target, or draws something else, and for a folder that holds anything but an earlier export.
     """
     needs("hf", "diffusers")
+    refuse_others(folder)
     pipe = load(run, device="cpu", trust=trust)
     config = pipe.config
     theirs = to_theirs(config, pipe.model.net.state_dict())

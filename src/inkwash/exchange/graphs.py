@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from inkwash.codec import LatentCodec
 from inkwash.exchange.comparing import ONE_CALL, Compared, calm, compared
 from inkwash.exchange.loops import Format, about, draw_py, readme
-from inkwash.exchange.staging import needs, staged
+from inkwash.exchange.staging import needs, refuse_others, staged
 from inkwash.model import Model
 from inkwash.modelfolder import Config
 from inkwash.pipeline import Pipeline, load
@@ -71,7 +71,8 @@ def to_onnx(run: str | File, folder: str | File, *, trust: bool = False) -> list
 
     Beside it are `model.json`, and `draw.py`, which draws with numpy and onnxruntime alone. Needs the extra
     `inkwash[onnx]`. trust: as in `load`. Raises ValueError, and writes nothing, where onnxruntime does not give what
-    the model gives, with 1 and with 3 pictures, or cannot run the path's formulas.
+    the model gives, with 1 and with 3 pictures, or cannot run the path's formulas, and for a folder that holds anything
+    but an earlier export.
     """
     needs("onnx", "onnx", "onnxscript", "onnxruntime")
     return _export(run, folder, "onnx", _onnx, trust)
@@ -87,6 +88,7 @@ Write = Callable[[nn.Module, Inputs, File, dict[str, str]], Run]
 
 
 def _export(run: str | File, folder: str | File, format: Format, write: Write, trust: bool) -> list[Compared]:
+    refuse_others(folder)
     pipe = load(run, device="cpu", trust=trust)
     pipe.model.net.requires_grad_(False)
     config, found = pipe.config, []
