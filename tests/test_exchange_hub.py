@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
 import inspect
@@ -19,7 +20,9 @@ from inkwash import checkpoint
 from inkwash.evaluation import append, evaluation_folder, weights_hash
 from inkwash.evaluation.record import Measure, Record
 from inkwash.exchange import pull, push
+from inkwash.features import DinoV2, Inception
 from inkwash.pictures import read_settings
+from inkwash.recipes import InLatents, read_recipe, write_recipe
 from inkwash.training import train
 
 hub = pytest.importorskip("huggingface_hub")
@@ -129,6 +132,25 @@ def test_the_card_is_written_from_the_run(run: Path, there: type[Hub]) -> None:
     assert b"secret" not in everything
     assert read_settings(repo / "samples.png")["seed"] == 0
     assert "README.md" not in json.loads((repo / "manifest.json").read_text())["files"]
+
+
+def test_no_place_on_this_disk_is_pushed(run: Path, there: type[Hub]) -> None:
+    file = run / "recipe.toml"
+    recipe = read_recipe(file)
+    train = dataclasses.replace(recipe.train, init_from="/home/secret/runs/first/model")
+    features = Inception(weights="~/secret/inception.pth")
+    for inception in (features, Inception(weights="/home/secret/inception.pth"), DinoV2()):
+        evaluation = dataclasses.replace(recipe.evaluation, features=inception)
+        codec = InLatents("secret/photos-codec", "f" * 64)
+        file.write_text(write_recipe(dataclasses.replace(recipe, train=train, codec=codec, evaluation=evaluation)))
+        push(run, "me/tiny", licence="CC0")
+        repo = there.root / "me/tiny"
+        assert b"/home" not in (everything := b"".join(p.read_bytes() for p in repo.rglob("*") if p.is_file()))
+        assert b"secret" not in everything
+        pushed = read_recipe(repo / "recipe.toml")
+        assert pushed.train.init_from == "first"
+        assert pushed.codec == InLatents("photos-codec", "f" * 64)
+    assert pushed.evaluation.features == DinoV2()  # a name on a hub, which is no place here
 
 
 def test_a_card_may_be_edited_on_the_hub_but_no_other_file(run: Path, there: type[Hub]) -> None:

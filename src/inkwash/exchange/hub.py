@@ -142,10 +142,29 @@ def _recipe(model: File) -> Recipe | None:
 
 
 def _written(recipe: Recipe | None) -> str:
-    """A recipe without the place of the data on this machine, which is nobody else's business; "" for none."""
+    """A recipe with the names of files and folders, but not their places here, nobody else's business; "" for none."""
     if recipe is None:
         return ""
-    return write_recipe(replace(recipe, data=replace(recipe.data, source=File(recipe.data.source).name)))
+    start, codec = recipe.train.init_from, recipe.codec
+    features: Any = recipe.evaluation.features
+    weights = File(getattr(features, "weights", "")).expanduser()
+    if weights.name and (weights.is_absolute() or weights.exists()):  # else it is a name on a hub
+        features = replace(features, weights=weights.name)
+    return write_recipe(
+        replace(
+            recipe,
+            data=replace(recipe.data, source=File(recipe.data.source).resolve().name),
+            train=replace(recipe.train, init_from=start and _run(start)),
+            codec=codec and replace(codec, folder=_run(codec.folder)),
+            evaluation=replace(recipe.evaluation, features=features),
+        )
+    )
+
+
+def _run(place: str) -> str:
+    """The name of a run, also of the model or codec in it."""
+    folder = File(place).resolve()
+    return folder.parent.name if folder.name in ("model", "codec") else folder.name
 
 
 def _count(config: Config) -> int:
