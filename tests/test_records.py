@@ -95,6 +95,9 @@ def test_where_nothing_is_shared_the_nearest_two_say_why() -> None:
         NotComparableError, match=r"^a and c: FD-lite0 = 1 and FD-lite0 = 4 .*differ in n: 1000 and 2\."
     ):
         shared(pairs)
+    named = {"a": [of(1, name="kid"), of(2, n=2, split="val")], "b": [of(3)]}  # of one name before of fewer differences
+    with pytest.raises(NotComparableError, match=r"^a and b: FD-lite0 = 2 and FD-lite0 = 3 "):
+        shared(named)
 
 
 def test_hashes_are_shortened_and_all_differences_are_told() -> None:

@@ -36,7 +36,9 @@ def closest_pairs(found: Evaluation) -> Image | None:
         mine = chosen[start : start + COLUMNS]
         blank = np.full((COLUMNS - len(mine), *found.pictures.array.shape[1:]), 255, np.uint8)
         rows += [found.pictures.array[mine], blank, train.array[near.index[mine]], blank]
-    share = "" if near.share is None else f"; {near.share.value:.1%} are nearer than 99 % of held-out pictures are"
+    share = (
+        "" if near.share is None else f"; {100 * near.share.value:.1f} % are nearer than 99 % of held-out pictures are"
+    )
     title = f"Each picture above its nearest training picture, the nearest of all first{share}"
     return pictures.grid(np.concatenate(rows), COLUMNS, title=title)
 

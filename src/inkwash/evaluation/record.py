@@ -122,7 +122,7 @@ def shared(runs: Mapping[str, Sequence[Record]]) -> list[tuple[str, Record]]:
         left = [group for group in groups if any(name == run for name, _ in group)]
         if not left:
             pairs = [(_differing(one, record), name, one, record) for (name, one), *_ in groups for record in records]
-            _, name, one, record = min(pairs, key=lambda pair: len(pair[0]))
+            _, name, one, record = min(pairs, key=lambda pair: ("name" in pair[0], len(pair[0])))
             try:
                 comparable(one, record)
             except NotComparableError as error:
