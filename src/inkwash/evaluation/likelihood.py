@@ -259,7 +259,7 @@ class _Examples:
 
     def batches(self) -> Iterator[tuple[Tensor, Condition, Philox]]:
         """x [B, ...] on the device, its condition, and the noise of its examples' numbers in the data set."""
-        config, device = self.pipe.config, self.pipe.device
+        device = self.pipe.device
         for start in range(0, len(self.index), self.size):
             index = self.index[start : start + self.size]
             x = self.pipe.codec.encode(torch.from_numpy(np.asarray(self.data.images[index])).to(device))
