@@ -51,7 +51,7 @@ def test_copies_of_the_weights_are_no_examples_activations(precision: str) -> No
 
 def test_what_will_be_compiled_is_timed_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    monkeypatch.setattr(nn.Module, "compile", lambda net: calls.append("compile"))
+    monkeypatch.setattr(nn.Module, "compile", lambda net, **how: calls.append("compile"))
     clock = SimpleNamespace(perf_counter=lambda: calls.append("clock") or float(len(calls)))
     monkeypatch.setattr(sys.modules["inkwash.training.plan"], "time", clock)
     plan(recipe())

@@ -13,7 +13,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from inkwash.kinds import OneOf, from_table, members_of, to_table
-from inkwash.recipes.recipe import Recipe, RecipeError
+from inkwash.recipes.recipe import LENGTHS, Recipe, RecipeError
 
 Tables = dict[str, Any]
 """A recipe as TOML reads it: tables in tables."""
@@ -48,11 +48,11 @@ def read_recipe(
             _put(table, *(_parse(change) if isinstance(change, str) else change))
         except ValueError as error:
             mistakes.append(str(error))
-    # How long is one fact with two names: what is said last replaces the other.
+    # How long is one fact with three names: what is said last replaces the others.
     length = [k.removeprefix("train.") for k in (*chosen, *(s.partition("=")[0].strip() for s in sets))]
-    given = [k for k in length if k in ("steps", "minutes") and table.get("train", {}).get(k) is not None]
-    if len(set(given)) == 1:
-        table["train"].pop("minutes" if given[0] == "steps" else "steps", None)
+    given = {k for k in length if k in LENGTHS and table.get("train", {}).get(k) is not None}
+    if len(given) == 1:
+        table["train"] = {k: v for k, v in table["train"].items() if k in given or k not in LENGTHS}
     _say_kinds(Recipe, table)
     unknown = _unknown(Recipe, table, "")
     mistakes += unknown

@@ -31,13 +31,20 @@ class RecipeError(ValueError):
         self.mistakes = tuple(mistakes) or (message,)
 
 
+LENGTHS = ("steps", "minutes", "epochs")
+"""The names of one fact: how long a run is."""
+
+
 @dataclass(frozen=True)
 class Train(Component):
     """The length of a run and what happens along it.
 
-    steps or minutes: how long (30 minutes unless one is given). accumulate: parts a batch is computed in. precision:
-    auto is bf16 where the machine gains from it. label_dropout: the share of labels hidden, for guidance. clip: the
-    largest gradient norm. ema: the averaging window of the weights as a share of the run so far (sigma_rel).
+    steps, minutes or epochs: how long (30 minutes unless one is given). accumulate: parts a batch is computed in.
+    precision: auto is bf16 where the machine gains from it. compile: auto compiles where the run is long enough to gain
+    from it. grad_checkpoint: the network's blocks keep what they are given and are computed again backwards: less
+    memory, a third more time, the same results. label_dropout: the share of labels hidden, for guidance; 1 trains a
+    model without classes. clip: the largest gradient norm. ema: the averaging window of the weights as a share of the
+    run so far (sigma_rel).
     snapshots: at most so many snapshots of two averages are kept, from which any other length is rebuilt after training
     (`inkwash ema`); 0 keeps none. *_every: in steps. keep: checkpoints kept besides the best. patience: steps in a row
     with a non-finite loss or gradient after which the run stops. init_from: a model to start from. tensorboard: also
@@ -46,12 +53,14 @@ class Train(Component):
 
     steps: int | None = None
     minutes: float | None = None
+    epochs: float | None = None
     batch_size: int = 128
     accumulate: int = 1
     seed: int = 0
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    compile: bool = False
+    compile: Literal["auto", True, False] = "auto"
+    grad_checkpoint: bool = False
     label_dropout: float = 0.1
     clip: float = 1.0
     ema: float = 0.1
@@ -65,11 +74,12 @@ class Train(Component):
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        if self.steps is not None and self.minutes is not None:
-            raise ValueError(f"steps = {self.steps} and minutes = {self.minutes} both say how long. Give one of them.")
-        if self.steps is None and self.minutes is None:
+        said = [f"{name} = {getattr(self, name)}" for name in LENGTHS if getattr(self, name) is not None]
+        if len(said) > 1:
+            raise ValueError(f"{' and '.join(said)} {['both', 'all'][len(said) - 2]} say how long. Give one of them.")
+        if not said:
             object.__setattr__(self, "minutes", 30.0)
-        positive = ("steps", "minutes", "batch_size", "accumulate", "checkpoint_every", "sample_every", "keep")
+        positive = (*LENGTHS, "batch_size", "accumulate", "checkpoint_every", "sample_every", "keep")
         for name in (*positive, "samples", "patience", "clip", "ema"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -177,10 +187,12 @@ class Recipe(Component):
                 f'evaluation.measure = "{self.evaluation.measure}" compares with pictures that are not trained on, and '
                 'none are held out. Use data.val_fraction = 0.05, or evaluation.split = "test".'
             )
-        if self.sampler.guidance != 1 and self.train.label_dropout == 0:
+        if self.sampler.guidance != 1 and self.train.label_dropout in (0, 1):
+            other = "no label" if self.train.label_dropout == 0 else "a label"
             yield (
-                f"sampler.guidance = {self.sampler.guidance} compares with the model's answer to no label, which it "
-                "never learns with train.label_dropout = 0. Use 0.1, or guidance = 1."
+                f"sampler.guidance = {self.sampler.guidance} compares the model's answers to a label and to none, and "
+                f"it never learns that to {other} with train.label_dropout = {self.train.label_dropout:g}. Use 0.1, or "
+                "guidance = 1."
             )
 
     def _coupled(self) -> Iterator[str]:

@@ -24,6 +24,7 @@ from inkwash.evaluation.card import measured_lines
 from inkwash.noise import Philox, Stream
 from inkwash.objectives import Requiring
 from inkwash.recipes import Recipe, read_recipe
+from inkwash.training.compiling import Compiled
 from inkwash.training.progress import Progress, TrainingError
 from inkwash.training.run import Run, continued, memory_used
 from inkwash.training.scheduled import Scheduled
@@ -111,6 +112,7 @@ class _Loop:
             self.notes.append(self.measure.cost)
         if self.recipe.train.snapshots and not state.series:
             self.notes.append("No snapshots are taken: this run was begun without the averages they are of.")
+        self.compiled = Compiled(setup.model.net, self.recipe.train.compile is True)
         self.unlogged: list[str] = []
         self.told_of_snapshots = False
         self.published = -1  # the step that the weights of model/ are of
@@ -120,8 +122,6 @@ class _Loop:
     def run(self) -> Iterator[Progress]:
         train, state = self.recipe.train, self.state
         self.notes += self.files.begin(self.recipe, state.step, resumed=self.resumed)
-        if self.recipe.train.compile:
-            self.setup.model.net.compile()
         if not self.resumed:
             report, sampled = self._report([], [], 0.0), self._sample()
             yield replace(report, sampled=sampled, notes=self._said())
@@ -172,7 +172,7 @@ class _Loop:
         setup.model.net.train()
         while True:
             try:
-                loss = self._gradients(number, fraction)
+                loss = self.compiled(lambda: self._gradients(number, fraction), self._forget)
                 break
             except RuntimeError as error:
                 if not out_of_memory(error) or state.accumulate >= train.batch_size:
@@ -219,9 +219,12 @@ class _Loop:
         self.state.memory = memory  # only now: every part was drawn with what was known before the step
         return total
 
-    def _halve(self) -> None:
+    def _forget(self) -> None:
         for optim in self.state.optims:
             optim.zero_grad()
+
+    def _halve(self) -> None:
+        self._forget()
         if self.setup.device.type == "cuda":
             torch.cuda.empty_cache()
         size = self.recipe.train.batch_size
@@ -233,14 +236,14 @@ class _Loop:
         )
 
     def _fraction(self) -> float:
-        train = self.recipe.train
-        if train.steps is not None:
-            return min(1.0, self.state.step / train.steps)
-        return min(1.0, self.state.seconds / (60 * (train.minutes or 1)))
+        if self.setup.steps is not None:
+            return min(1.0, self.state.step / self.setup.steps)
+        return min(1.0, self.state.seconds / (60 * (self.recipe.train.minutes or 1)))
 
     def _said(self) -> tuple[str, ...]:
         """The notes since the last report."""
-        notes, self.notes = tuple(self.notes), []
+        notes = (*self.notes, *self.compiled.notes)
+        self.notes, self.compiled.notes = [], []
         return notes
 
     def _intervals(self) -> dict[str, int]:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from inkwash.data import load as load_data
 from inkwash.data import split
+from inkwash.nets.layers import Recomputed
 from inkwash.noise import Philox
 from inkwash.recipes import Recipe
+from inkwash.training.compiling import Compiled
 from inkwash.training.ema import SERIES
 from inkwash.training.setup import Setup, set_up
 
@@ -25,7 +27,8 @@ class Plan:
     """The figures of a run.
 
     images: in training and held out; parameters; flops: of one forward pass of one example (a multiply and an add are
-    2); memory: estimated bytes in training; step_seconds: measured; steps, seconds: of the whole run; epochs.
+    2); memory: estimated bytes in training; step_seconds: measured; steps, seconds: of the whole run; epochs; notes:
+    what a user should know.
     """
 
     recipe: Recipe
@@ -42,6 +45,7 @@ class Plan:
     steps: int
     seconds: float
     epochs: float
+    notes: tuple[str, ...] = ()
 
 
 def plan(recipe: Recipe, data_progress: Callable[[str, int, int], None] | None = None) -> Plan:
@@ -54,24 +58,31 @@ def plan(recipe: Recipe, data_progress: Callable[[str, int, int], None] | None =
     parameters = list(net.parameters())
     flops, fixed, activations = _cost(setup)
     optims = setup.recipe.optim.build(net)
-    if train.compile:
-        net.compile()
+    compiled = Compiled(net, train.compile is True)
     seconds = []
     warm_up = 3 if train.compile else 1  # the first step compiles, and the next may find that it must once more
+
+    def learn() -> None:
+        torch.autograd.backward(_losses(setup, train.batch_size // train.accumulate).mean())
+
+    def forget() -> None:
+        for optim in optims:
+            optim.zero_grad()
+
     for _ in range(warm_up + 3):
         began = time.perf_counter()
-        torch.autograd.backward(_losses(setup, train.batch_size // train.accumulate).mean())
+        compiled(learn, forget)
         for optim in optims:
             optim.step()
-            optim.zero_grad()
+        forget()
         if setup.device.type != "cpu":
             torch.accelerator.synchronize(setup.device)
         seconds.append(time.perf_counter() - began)
     step = min(seconds[warm_up:]) * train.accumulate
-    steps = train.steps or max(1, int(60 * (train.minutes or 0) / step))
+    steps = setup.steps or max(1, int(60 * (train.minutes or 0) / step))
     averages = len({train.ema, *(SERIES if train.snapshots else ())})
     return Plan(
-        recipe=setup.recipe,
+        recipe=replace(setup.recipe, train=replace(train, compile=compiled.on)),
         name=dataset.name,
         shape=dataset.shape,
         classes=dataset.classes,
@@ -89,6 +100,7 @@ def plan(recipe: Recipe, data_progress: Callable[[str, int, int], None] | None =
         steps=steps,
         seconds=steps * step,
         epochs=steps * train.batch_size / max(len(mine), 1),
+        notes=tuple(compiled.notes),
     )
 
 
@@ -108,32 +120,57 @@ def _kept_by(optims: Sequence[torch.optim.Optimizer]) -> int:
 def _cost(setup: Setup) -> tuple[int, int, int]:
     """FLOPs of one example's forward pass, and what its backward pass keeps: bytes of a batch and of every example.
 
-    A batch of any size keeps one copy of the weights in the precision they are computed in.
+    A batch of any size keeps one copy of the weights in the precision they are computed in. Of blocks that are computed
+    again, one at a time keeps more than what it was given: the fullest counts.
     """
     few, many = 2, 6
-    kept = {size: _kept_in_forward(setup, size) for size in (few, many)}
+    again = [part for part in setup.model.net.modules() if isinstance(part, Recomputed) and part.recomputes]
+    kept = {size: sum(_kept_in_forward(setup, size)) for size in (few, many)}
+    if again:
+        for block in again:
+            block.recomputes = False
+        for size in kept:
+            kept[size] += max(_kept_in_forward(setup, size, again)[1:])
+        for block in again:
+            block.recomputes = True
     activations = (kept[many] - kept[few]) // (many - few)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         _losses(setup, 1)
     return int(counter.get_total_flops()), max(kept[few] - few * activations, 0), activations
 
 
-def _kept_in_forward(setup: Setup, size: int) -> int:
-    """Bytes kept for the backward pass of so many examples, without the weights themselves."""
-    kept: dict[int, int] = {}
-    weights = {p.untyped_storage().data_ptr() for p in setup.model.net.parameters()}
+def _kept_in_forward(setup: Setup, size: int, blocks: Sequence[nn.Module] = ()) -> list[int]:
+    """Bytes kept for the backward pass of so many examples, without the weights: outside of blocks, and in each.
+
+    What a block is given is not counted in it.
+    """
+    kept: list[dict[int, int]] = [{} for _ in (None, *blocks)]
+    known: dict[int, Tensor] = {p.untyped_storage().data_ptr(): p for p in setup.model.net.parameters()}
+    place = 0
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in known:
+            kept[place][storage.data_ptr()] = storage.nbytes()
         return tensor
 
     def back(tensor: Any) -> Any:
         return tensor
 
+    def enter(block: nn.Module, args: Any) -> None:
+        nonlocal place
+        place = 1 + blocks.index(block)
+        known.update({a.untyped_storage().data_ptr(): a for a in args if isinstance(a, Tensor)})
+
+    def leave(block: nn.Module, args: Any, out: Any) -> None:
+        nonlocal place
+        place = 0
+
+    hooks = [h for b in blocks for h in (b.register_forward_pre_hook(enter), b.register_forward_hook(leave))]
     with torch.autograd.graph.saved_tensors_hooks(keep, back):
         loss = _losses(setup, size)  # held until the sizes are summed, so that no two share an address
-    total = sum(kept.values())
+    total = [sum(part.values()) for part in kept]
+    for hook in hooks:
+        hook.remove()
     del loss
     return total

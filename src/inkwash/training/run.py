@@ -18,7 +18,7 @@ from inkwash.grids import Listed
 from inkwash.kinds import to_table
 from inkwash.pictures import save_png
 from inkwash.pipeline import Pipeline
-from inkwash.recipes import Recipe, RecipeError, read_recipe, write_recipe
+from inkwash.recipes import LENGTHS, Recipe, RecipeError, read_recipe, write_recipe
 from inkwash.training import snapshots
 from inkwash.training.setup import Setup
 from inkwash.training.state import State
@@ -215,12 +215,15 @@ def continued(old: Recipe, new: Recipe, run: str | File) -> tuple[Recipe, list[s
     Raises RecipeError for a change to what cannot change within a run.
     """
     was, now = _flat(to_table(old)), _flat(to_table(new))
-    auto = new.train.precision == "auto"
-    length = {"train.steps", "train.minutes"} | ({"train.precision"} if auto else set())
+    auto = {n: getattr(old.train, n) for n in ("precision", "compile") if getattr(new.train, n) == "auto"}
+    hidden = {f"train.{n}" for n in auto}
+    length = {f"train.{n}" for n in LENGTHS} | hidden
     keys = [k for k in {**was, **now} if was.get(k) != now.get(k) and (k in now or k in length)]
     refused = [k for k in keys if any(k == f or k.startswith(f"{f}.") for f in FIXED)]
     if old.learns_variance != new.learns_variance:
         refused.append("objective.kind")  # the network has other outputs
+    if (old.train.label_dropout == 1) != (new.train.label_dropout == 1):
+        refused.append("train.label_dropout")  # without classes, or with them
     if new.codec is not None and old.codec is None:
         refused.append("codec.folder")
     if refused:
@@ -228,8 +231,8 @@ def continued(old: Recipe, new: Recipe, run: str | File) -> tuple[Recipe, list[s
         raise RecipeError(
             f"A resumed run cannot change these:\n  - {listed}\nStart a new run instead, with --init-from {run}."
         )
-    train = replace(new.train, precision=old.train.precision) if auto else new.train
-    changed = [k for k in keys if k != "train.precision" or not auto]
+    train = replace(new.train, **auto)
+    changed = [k for k in keys if k not in hidden]
     told = [f"{k}: {was.get(k, 'not set')} -> {now.get(k, 'not set')}" for k in changed]
     codec = old.codec and replace(new.codec or old.codec, sha256=old.codec.sha256)
     return replace(new, data=old.data, net=old.net, inputs=old.inputs, train=train, codec=codec), told

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,7 +16,7 @@ from torch import Tensor
 from inkwash import checkpoint
 from inkwash.codec import Codec, LatentCodec, Pixels, Scaled, Standard, codec_for
 from inkwash.codecfolder import load_codec
-from inkwash.data import Dataset
+from inkwash.data import Dataset, split
 from inkwash.data.latents import latents
 from inkwash.device import autocast_dtype, keep_memory, pick_device
 from inkwash.features.weights import tensors_hash
@@ -22,9 +24,11 @@ from inkwash.kinds import to_table
 from inkwash.model import AnyInputs, EdmInputs, Indexed, Model, UnitVariance
 from inkwash.modelfolder import Config, find_model
 from inkwash.nets import MLP, UNet
+from inkwash.nets.layers import recompute
 from inkwash.paths import Table, is_noise_level
 from inkwash.recipes import InLatents, Recipe
 from inkwash.targets import Edm
+from inkwash.training.compiling import pays
 from inkwash.types import Batch, Condition
 
 Told = Callable[[str, int, int], None]
@@ -33,11 +37,21 @@ Told = Callable[[str, int, int], None]
 Bound = Pixels | Scaled | Standard | LatentCodec
 
 
+@runtime_checkable
+class Resolving(Protocol):
+    """A network's configuration that leaves things open until it knows the data."""
+
+    def resolve(self, shape: tuple[int, ...]) -> Any:
+        """The same network for data of this shape with every field stated."""
+        ...
+
+
 @dataclass
 class Setup:
     """Everything a run needs besides its state: the recipe with nothing left open, the model, and where it runs.
 
-    dataset: what is trained on, the data or their latents; pictures: the data; codec: the config's with its weights.
+    dataset: what is trained on, the data or their latents; pictures: the data; codec: the config's with its weights;
+    steps: the length of the run, None where it is in minutes.
     """
 
     recipe: Recipe
@@ -47,6 +61,7 @@ class Setup:
     device: torch.device
     pictures: Dataset
     codec: Codec
+    steps: int | None = None
 
     def batch(self, images: np.ndarray, labels: np.ndarray | None, number: torch.Tensor) -> Batch:
         """Encode rows of `dataset` for the objective, on the run's device. number: see `Batch`."""
@@ -64,8 +79,9 @@ def set_up(recipe: Recipe, dataset: Dataset, *, resumed: bool = False, progress:
 
     resumed: the weights will come from a checkpoint, so a model to start from is not looked for. progress: told (what,
     done, total) while data are encoded, where a codec is asked for and their latents are not in the cache.
-    Raises ValueError for a network that does not fit the data's shape, a model to start from that does not fit it, and
-    a codec that does not, or is another than the run was begun with.
+    Raises ValueError for a network that does not fit the data's shape or has no blocks to compute again where that is
+    asked for, a model to start from that does not fit it, and a codec that does not, or is another than the run was
+    begun with.
     """
     device, pictures = pick_device(recipe.train.device), dataset
     codec: Bound
@@ -76,7 +92,7 @@ def set_up(recipe: Recipe, dataset: Dataset, *, resumed: bool = False, progress:
     description = codec.config if isinstance(codec, LatentCodec) else codec
     shape = description.diffused(dataset.shape)
     net = recipe.net or (UNet() if len(shape) == 3 else MLP())
-    if isinstance(net, UNet):
+    if isinstance(net, Resolving):
         net = net.resolve(shape)
     if isinstance(codec, LatentCodec):
         with torch.device("meta"):  # a network that does not fit is told before anything is encoded
@@ -85,7 +101,11 @@ def set_up(recipe: Recipe, dataset: Dataset, *, resumed: bool = False, progress:
     inputs = recipe.inputs or _inputs(recipe, dataset, codec)
     points = len(shape) == 1 and recipe.train.precision == "auto"  # layers too small to gain from bf16
     autocast = None if points else autocast_dtype(recipe.train.precision, device)
-    train = replace(recipe.train, precision="fp32" if autocast is None else "bf16")
+    train = recipe.train
+    trained_on, _ = split(dataset, recipe.data.val_fraction, train.seed)
+    steps = train.steps if train.epochs is None else math.ceil(train.epochs * len(trained_on) / train.batch_size)
+    compiled = pays(device, train.minutes, steps) if train.compile == "auto" else train.compile
+    train = replace(train, precision="fp32" if autocast is None else "bf16", compile=compiled)
     data = replace(recipe.data, flip=dataset.flip)
     recipe = replace(recipe, data=data, net=net, inputs=inputs, train=train, codec=stated)
     config = Config(
@@ -95,7 +115,7 @@ def set_up(recipe: Recipe, dataset: Dataset, *, resumed: bool = False, progress:
         target=recipe.target,
         inputs=inputs,
         codec=description,
-        classes=dataset.classes if dataset.labels is not None else (),
+        classes=dataset.classes if dataset.labels is not None and train.label_dropout < 1 else (),
         sampling=recipe.sampler,
         data=dataset.name,
         learned_variance=recipe.learns_variance,
@@ -109,11 +129,16 @@ def set_up(recipe: Recipe, dataset: Dataset, *, resumed: bool = False, progress:
         model = config.build()
     if recipe.train.init_from and not resumed:
         _start_from(model, recipe.train.init_from)
+    if train.grad_checkpoint and not recompute(model.net):
+        raise ValueError(
+            f"train.grad_checkpoint = true computes a network's blocks again, and {type(net).__name__} has none that "
+            "can be. Leave it out."
+        )
     if device.type == "cpu":
         keep_memory()
     model.net.to(device)
     model.autocast = autocast
-    return Setup(recipe, config, model, dataset, device, pictures, codec)
+    return Setup(recipe, config, model, dataset, device, pictures, codec, steps)
 
 
 def _codec(wanted: InLatents, device: torch.device) -> tuple[LatentCodec, InLatents]:
