@@ -156,6 +156,37 @@ def test_a_preset_replaces_nothing_else_of_the_network(inkwash_, place: Path):
     ]
 
 
+def test_a_recipe_by_name_trains_on_what_is_given(inkwash_, place: Path):
+    short = ["--steps", "1", "--batch-size", "4", "--set", "train.samples=2", "--set", "sampler.steps=2"]
+    said = inkwash_("train", "photos", "--recipe", "fashion-mnist", *short, "--preset", "tiny", "--out", "runs/named")
+    assert said.status == 0
+    recipe = inkwash.read_recipe(place / "runs/named/recipe.toml")
+    assert (recipe.data.source, recipe.sampler.guidance, recipe.optim.lr) == ("photos", 1.5, 3e-3)
+    (place / "mine.toml").write_text('data.source = "moons"\noptim = { kind = "adamw", lr = 0.25 }\n')
+    said = inkwash_("train", "photos", "--recipe", "mine.toml", *short, "--grad-checkpoint", "--out", "runs/mine")
+    assert said.status == 0
+    recipe = inkwash.read_recipe(place / "runs/mine/recipe.toml")
+    assert (recipe.data.source, recipe.optim.lr, recipe.train.grad_checkpoint) == ("photos", 0.25, True)
+    assert inkwash_("train", "--recipe", "swiss-roll", "--dry-run", "--steps", "1").out.startswith(
+        "  data        swiss-roll"
+    )
+    assert "Did you mean fashion-mnist?" in mistakes(inkwash_("train", "photos", "--recipe", "fashion-mnits"))[0]
+    assert "are two recipes" in mistakes(inkwash_("train", "mine.toml", "--recipe", "fashion-mnist"))[0]
+    assert "are two recipes" in mistakes(inkwash_("train", "cosine-64", "--recipe", "fashion-mnist"))[0]
+    told = mistakes(inkwash_("train", "--resume", "runs/photos", "--recipe", "fashion-mnist"))
+    assert told == ["--recipe fashion-mnist and --resume runs/photos both say how. A resumed run has its own recipe."]
+
+
+def test_a_run_in_epochs_is_made_longer_in_epochs(inkwash_, place: Path):
+    asked = ["--epochs", "1", "--set", "train.steps=3", "--out", "runs/once"]
+    assert "steps = 3 and epochs = 1.0 both say how long" in mistakes(inkwash_("train", "photos", *SMALL, *asked))[0]
+    assert inkwash_("train", "photos", *SMALL, "--epochs", "0.5", "--out", "runs/once").status == 0
+    assert [p.name for p in (place / "runs/once/checkpoints").glob("*")] == ["step-3"]  # 18 pictures, 4 in a step
+    assert "inkwash train --resume runs/once --epochs 1\n" in inkwash_("train", "--resume", "runs/once").out
+    said = inkwash_("train", "--resume", "runs/once", "--epochs", "1")
+    assert "Changed: train.epochs: 0.5 -> 1.0\n" in said.out and "Trained for 5 steps" in said.out
+
+
 def test_running_out_of_memory_is_told_in_one_line(inkwash_, monkeypatch: pytest.MonkeyPatch):
     def exhausted(*_: object, **__: object) -> None:
         torch.empty(2**60, dtype=torch.uint8)
@@ -206,6 +237,17 @@ def test_sample_writes_what_the_pipeline_draws_and_how_to_draw_it_again(inkwash_
     assert (np.load(place / "a/b.npy") == drawn.array).all()
     settings = read_settings(place / "samples.png")
     assert settings == json.loads(json.dumps(drawn.settings)) and settings["guidance"] == 2.0
+
+
+def test_sample_draws_another_size(inkwash_, place: Path):
+    draw = ["sample", "runs/photos", "-n", "2", "--out", "wide.png", "--npy", "wide.npy"]
+    assert inkwash_(*draw, "--size", "12x16").status == 0
+    drawn = inkwash.load(place / "runs/photos")(2, size=(12, 16))
+    assert (np.load(place / "wide.npy") == drawn.array).all() and drawn.array.shape == (2, 12, 16, 1)
+    assert read_settings(place / "wide.png")["size"] == [12, 16]
+    assert "multiples of 4, for example (12, 12)" in mistakes(inkwash_(*draw, "--size", "13"))[0]
+    told = mistakes(inkwash_(*draw, "--size", "3q", "--gif", "x.png"))
+    assert len(told) == 2 and told[0].startswith("--size 3q is not a size.")
 
 
 def test_sample_takes_labels_by_name_and_index_in_turn(inkwash_, place: Path):

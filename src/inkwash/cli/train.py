@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -23,25 +24,43 @@ _length, _data, _model, _run = (
     for name in ("How long and how fast", "Data", "Model and learning", "The run")
 )
 
+# Not `recipes.builtin_names`, for which help would have to import torch.
+_SHIPPED = files("inkwash").joinpath("recipes").iterdir()
+_RECIPES = sorted(f.name.removesuffix(".toml") for f in _SHIPPED if f.name.endswith(".toml"))
+
 
 def train(
     ctx: typer.Context,
     source: Annotated[
         str | None,
-        typer.Argument(metavar="SOURCE|RECIPE.toml", help="A folder, archive, array, name of data, or a recipe."),
+        typer.Argument(metavar="SOURCE|RECIPE", help="A folder, archive, array, name of data, or a recipe."),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE.toml", help=f"Train on SOURCE as this recipe does: a file, or {', '.join(_RECIPES)}."
+        ),
     ] = None,
     steps: Annotated[int | None, _length(help="Train for so many steps.")] = None,
     minutes: Annotated[
         float | None,
-        _length(help="Train for so many minutes (default: 30, unless --steps)."),
+        _length(help="Train for so many minutes (default: 30, unless --steps or --epochs)."),
     ] = None,
+    epochs: Annotated[float | None, _length(help="Train for so many times through the data.")] = None,
     batch_size: Annotated[int | None, _length(help="Examples in a step (default: 128).")] = None,
     device: Annotated[str | None, _length(help="auto, cpu, cuda, cuda:1, mps (default: auto).")] = None,
     precision: Annotated[
         Literal["auto", "fp32", "bf16"] | None,
         _length(help="auto takes bf16 where it is faster (default: auto)."),
     ] = None,
-    compile: Annotated[bool | None, _length("--compile/--no-compile", help="torch.compile the network.")] = None,
+    compile: Annotated[
+        bool | None,
+        _length("--compile/--no-compile", help="torch.compile the network (default: in long runs on a GPU)."),
+    ] = None,
+    grad_checkpoint: Annotated[
+        bool | None,
+        _length("--grad-checkpoint", help="Keep less in memory, compute it again: the same results, more time."),
+    ] = None,
     frame: Annotated[
         str | None,
         _data("--size", help="Pixels: 32, or HEIGHTxWIDTH as in 48x64 (default: the data's)."),
@@ -61,7 +80,7 @@ def train(
     ] = None,
     preset: Annotated[
         str | None,
-        _model(help="Size of the U-Net: tiny, small or base (default: small)."),
+        _model(help="Size of the network; of the U-Net: tiny, small or base (default: small)."),
     ] = None,
     lr: Annotated[float | None, _model(help="Learning rate (default: 2e-3).")] = None,
     guidance: Annotated[
@@ -89,6 +108,10 @@ def train(
 
     inkwash train photos/ --size 128 --codec runs/photos-codec
 
+    inkwash train ddpm-cifar10
+
+    inkwash train photos/ --recipe ddpm-cifar10 --size 32
+
     inkwash train --resume runs/photos --minutes 120
     """
     mistakes = mistakes_so_far(ctx)
@@ -103,32 +126,37 @@ def train(
         "sampler.guidance": guidance,
         "train.steps": steps,
         "train.minutes": minutes,
+        "train.epochs": epochs,
         "train.batch_size": batch_size,
         "train.seed": seed,
         "train.device": device,
         "train.precision": precision,
         "train.compile": compile,
+        "train.grad_checkpoint": grad_checkpoint,
         "train.init_from": init_from,
     }
     if resume is not None:
         if source is not None:
             mistakes.append(f"{source} and --resume {resume} both say what to train. A resumed run has its own data.")
+        if recipe is not None:
+            mistakes.append(f"--recipe {recipe} and --resume {resume} both say how. A resumed run has its own recipe.")
         if out is not None:
             mistakes.append(f"--out {out} and --resume {resume} both say where. A resumed run stays in its folder.")
-        recipe, folder = _resumed(resume, overrides, sets or (), mistakes)
-    elif source is None:
-        refuse([*mistakes, "Give something to train on: a folder of pictures, or for a first try `fashion-mnist`."])
+        whole, folder = _resumed(resume, overrides, sets or (), mistakes)
+    elif source is None and recipe is None:
+        what = f"a folder of pictures, or for a first try `fashion-mnist`. Recipes with data: {', '.join(_RECIPES)}."
+        refuse([*mistakes, f"Give something to train on: {what}"])
         return
     else:
-        recipe, folder = _fresh(source, overrides, sets or (), out, mistakes)
+        whole, folder = _fresh(source, recipe, overrides, sets or (), out, mistakes)
     if dry_run:
         from inkwash.training import plan
 
         with bar("Preparing data") as told:
-            figures = plan(recipe, counted(told))
+            figures = plan(whole, counted(told))
         say(_costs(figures))
         return
-    finish(folder, run_training(recipe, folder, resume=resume), recipe)
+    finish(folder, run_training(whole, folder, resume=resume), whole)
 
 
 def run_training(recipe: Recipe, folder: Path, *, resume: Path | None = None) -> Progress | None:
@@ -185,7 +213,9 @@ def finish(folder: Path, last: Progress | None, recipe: Recipe) -> None:
         say(f"Stopped after {spent}; saved. Go on with\n  {again(folder)}")
         return
     if last.saved is None:  # resumed at its end
-        more = f"--steps {2 * last.step}" if recipe.train.steps else f"--minutes {2 * (recipe.train.minutes or 0):g}"
+        train = recipe.train
+        length = f"--epochs {2 * train.epochs:g}" if train.epochs else f"--minutes {2 * (train.minutes or 0):g}"
+        more = f"--steps {2 * last.step}" if train.steps else length
         say(f"{folder} is trained to its end: {spent}. To train it longer:\n  {again(folder)} {more}")
         return
     say(f"Trained for {spent}.")
@@ -209,13 +239,27 @@ def again(folder: Path) -> str:
 
 
 def _fresh(
-    source: str, overrides: Mapping[str, Any], sets: Sequence[str], out: Path | None, mistakes: list[str]
+    source: str | None,
+    named: str | None,
+    overrides: Mapping[str, Any],
+    sets: Sequence[str],
+    out: Path | None,
+    mistakes: list[str],
 ) -> tuple[Recipe, Path]:
-    """The recipe of a new run and its folder; all mistakes told."""
-    from inkwash.recipes import read_recipe
+    """The recipe of a new run and its folder; all mistakes told. source: data or a recipe; named: a recipe."""
+    from inkwash.data import NAMES
+    from inkwash.recipes import builtin, read_recipe
     from inkwash.training.run import Run
 
-    recipe = _try(lambda: read_recipe(source, overrides, sets), mistakes)
+    def read() -> Recipe:
+        if named is None:
+            return read_recipe(source or "", overrides, sets)
+        if source is not None and (source.endswith(".toml") or (source in _RECIPES and source not in NAMES)):
+            raise ValueError(f"{source} and --recipe {named} are two recipes. Give data and one of them.")
+        tables = named if named.endswith(".toml") else builtin(named)
+        return read_recipe(tables, {**overrides, "data.source": source}, sets)
+
+    recipe = _try(read, mistakes)
     run: Any = _try(lambda: Run.new(out, recipe), mistakes) if out is not None or recipe is not None else None
     _check_machine(overrides, recipe, mistakes)
     refuse(mistakes)
@@ -293,6 +337,7 @@ def _costs(plan: Plan) -> str:
                     "time": f"about {duration(plan.seconds)}",
                 }
             ),
+            *plan.notes,
             "Nothing was written: this was a dry run.",
         ]
     )
