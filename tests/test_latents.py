@@ -99,6 +99,16 @@ def pipe(place: Path) -> Pipeline:
     return inkwash.load(place / "runs/photos", device="cpu")
 
 
+def test_pictures_of_another_size_come_from_latents_of_another_size(pipe: Pipeline) -> None:
+    seen: list[torch.Tensor] = []
+    drawn = pipe(2, size=(24, 48), seed=3, trace=lambda q, a: seen.append(q.x))
+    assert (drawn.array.shape, drawn.settings["size"]) == ((2, 24, 48, 3), [24, 48])
+    assert torch.equal(seen[0], Philox(3, torch.arange(2))(torch.empty(2, 4, 6, 12), 0, Stream.START))
+    assert "size" not in pipe(1, size=SIDE).settings
+    with pytest.raises(ValueError, match=r"multiples of 8, for example \(32, 24\)"):  # 4 of the codec, 2 of the net
+        pipe(1, size=(36, 24))
+
+
 def test_the_folder_is_all_a_model_needs(place: Path, pipe: Pipeline, tmp_path: Path) -> None:
     folder = place / "runs/photos/model"
     manifest = json.loads((folder / checkpoint.MANIFEST).read_text())

@@ -33,10 +33,12 @@ from inkwash import (
     V,
 )
 from inkwash.codec import Pixels, Scaled, Standard, codec_for
+from inkwash.edit import Vary
 from inkwash.grids import Listed
 from inkwash.guidance import highest
 from inkwash.model import Indexed, Model, Plain, Prepared, UnitVariance
 from inkwash.modelfolder import save_model
+from inkwash.nets import ClassicUNet, DiT
 from inkwash.noise import Philox, Stream
 from inkwash.paths import VP, SigmoidSchedule
 from inkwash.pipeline import CHUNK, Pipeline, find_class
@@ -44,6 +46,7 @@ from inkwash.targets import X0
 from inkwash.types import Coeffs
 
 CLASSES = ("T-shirt/top", "Trouser", "Sneaker")
+CLASSIC: dict[str, Any] = {"widths": (8, 8, 8), "depth": 1, "attention": (2,), "groups": 2}
 
 
 def pipeline(**changes: Any) -> Pipeline:
@@ -132,6 +135,41 @@ def test_a_saved_model_draws_the_same_pictures(tmp_path: Path) -> None:
     assert (mine.array == theirs.array).all()
     assert mine.labels == theirs.labels == CLASSES
     assert theirs.settings["sampler"] == {"kind": "ddim", "eta": 0.5, "added": "small"}
+
+
+@pytest.mark.parametrize("net", [UNet("tiny", widths=(32, 32), depth=1), DiT("S", 4, 1, 32), ClassicUNet(**CLASSIC)])
+def test_pictures_can_have_another_size_than_those_of_training(net: Any) -> None:
+    pipe = pipeline(net=net)
+    wide = pipe(3, size=(8, 20), seed=4)
+    assert wide.array.shape == (3, 8, 20, 1)
+    assert wide.settings["size"] == [8, 20]
+    for again in (pipe(3, size=[8, 20], seed=4, batch_size=1), pipe(3, size=(8, 20), seed=4)):
+        assert (again.array == wide.array).all()
+    assert (pipe(3, size=(8, 20), seed=5).array != wide.array).any()
+    assert (pipe(1, size=(8, 20), first=2, label=CLASSES[2], seed=4).array[0] == wide.array[2]).all()
+    trained = pipe(2, seed=4)
+    assert trained.array.shape == (2, 12, 12, 1)
+    assert "size" not in trained.settings
+    for same in (pipe(2, size=12, seed=4), pipe(2, size=(12, 12), seed=4)):
+        assert (same.array == trained.array).all()
+        assert same.settings == trained.settings
+    seen: list[torch.Tensor] = []
+    pipe(2, size=(8, 20), seed=5, trace=lambda q, a: seen.append(q.x))
+    assert torch.equal(seen[0], Philox(5, torch.arange(2))(torch.empty(2, 1, 8, 20), 0, Stream.START))
+    x0 = torch.zeros(1, 1, 8, 20)
+    assert pipe(1, size=(8, 20), edit=Vary(x0, 0.5)).array.shape == (1, 8, 20, 1)
+    for size in ((8, 18), (6, 20), (8, 8, 8), (0, 8), -4):
+        with pytest.raises(ValueError, match=r"^size = .*multiples of 4, for example \(.*trained on 12 x 12") as told:
+            pipe(1, size=size)
+        assert str(size) in str(told.value)
+    with pytest.raises(ValueError, match=r"for example \(8, 20\)"):
+        pipe(1, size=(7, 21))
+
+
+def test_points_have_no_size() -> None:
+    pipe = pipeline(net=MLP(8, 1), shape=(2,), codec=Standard((0.0, 0.0), (1.0, 1.0)), classes=(), sampling=Sampling())
+    with pytest.raises(ValueError, match="size = 32 is for models of pictures"):
+        pipe(1, size=32)
 
 
 def test_settings_are_the_models_own_unless_given() -> None:

@@ -106,6 +106,7 @@ class Pipeline:
         guidance: float | None = None,
         grid: Grid | str | None = None,
         path: Path | str | None = None,
+        size: int | Sequence[int] | None = None,
         seed: int = 0,
         first: int = 0,
         batch_size: int = 128,
@@ -118,10 +119,11 @@ class Pipeline:
         label: a class name or index for all, one for each sample, or None for every class in turn; steps: a number, or
         a decreasing list of times within [0, 1]; sampler: an instance or its name ("heun", "dpm++(order=3)"); eta: of
         DDIM, which it implies; guidance: 1 is off; grid: which times are visited ("karras"); path: another path than
-        the model's to sample along ("ve"); first: the number of the first of them: 64 from 1000 on are the last 64 of
-        1064; batch_size: how many are in flight at once (memory only: it changes no bit); edit: start from a
-        picture, or keep to one (`inkwash.edit`); watch is told the fraction done after every call; trace sees each
-        query and answer of the first batch.
+        the model's to sample along ("ve"); size: of the pictures, (height, width), or one number for both; the network
+        has learned that of training, the default, and draws others as it can; first: the number of the first of them:
+        64 from 1000 on are the last 64 of 1064; batch_size: how many are in flight at once (memory only: it changes no
+        bit); edit: start from a picture, or keep to one (`inkwash.edit`); watch is told the fraction done after every
+        call; trace sees each query and answer of the first batch.
 
         What is None comes from the model's own settings. Raises ValueError for settings or a label that do not fit it.
         """
@@ -131,8 +133,9 @@ class Pipeline:
             raise ValueError(f"first = {first} must be at least 0: samples are numbered from there.")
         own = self.settings(steps=steps, sampler=sampler, eta=eta, guidance=guidance, grid=grid, path=path)
         labels = self._labels(n, label, first)
+        shape = self._shape(size)
         edit = edit or Edit()
-        self._refuse_pictures(edit)
+        self._refuse_pictures(edit, shape)
         times = edit.times(own.times(self.model.path, edit.time))
         falls = float(-times[:, 0].diff().clamp(max=0).sum())  # a grid may go up as well
         check(self.model.path, self.model.target, own.asked(self.model.path, times[:-1]))
@@ -158,7 +161,7 @@ class Pipeline:
                     trace(Query(x, t, s), Denoised(answer.x0[kept], answer.eps[kept]))
 
             seen = None if watch is None and trace is None else told
-            drawn = self._draw(rows, cond, own, edit, times.expand(-1, len(rows)), Philox(seed, rows), seen)
+            drawn = self._draw(rows, shape, cond, own, edit, times.expand(-1, len(rows)), Philox(seed, rows), seen)
             pieces.append(self.codec.decode(drawn)[kept].cpu())  # before the cut, each in its place
         if watch is not None:
             watch(1.0)
@@ -166,6 +169,7 @@ class Pipeline:
             "n": n,
             "seed": seed,
             **({"first": first} if first else {}),
+            **({} if shape == self.config.shape else {"size": list(self.config.codec.pictured(shape)[1:])}),
             **self.described(own),
             "label": list(label) if isinstance(label, Sequence) and not isinstance(label, str) else label,
             **edit.settings(),
@@ -217,6 +221,7 @@ class Pipeline:
     def _draw(
         self,
         rows: Tensor,
+        shape: tuple[int, ...],
         cond: Condition,
         own: Sampling,
         edit: Edit,
@@ -226,7 +231,7 @@ class Pipeline:
     ) -> Tensor:
         """The samples of one batch, before decoding."""
         path = own.path or self.model.path
-        z = noise(torch.empty(len(rows), *self.config.shape, device=self.device), 0, Stream.START)
+        z = noise(torch.empty(len(rows), *shape, device=self.device), 0, Stream.START)
         x = edit.start(path, times[0], z, rows)
         denoiser = edit.denoiser(self._denoiser(own, times[:, 0], x), path, rows)
         if own.clip:
@@ -261,10 +266,29 @@ class Pipeline:
             "inkwash": __version__,
         }
 
-    def _refuse_pictures(self, edit: Edit) -> None:
+    def _shape(self, size: int | Sequence[int] | None) -> tuple[int, ...]:
+        """The shape of x for pictures of a size; ValueError for one that the network or the codec cannot make."""
+        trained = self.config.shape
+        if size is None:
+            return trained
+        if len(trained) != 3:
+            raise ValueError(f"size = {size} is for models of pictures, and this one draws {trained[0]} numbers each.")
+        sides = (size, size) if isinstance(size, int) else tuple(size)
+        shrunk = self.config.pictures[1] // trained[1]  # by the codec
+        factor = shrunk * int(getattr(self.model.net, "factor", 1))
+        if len(sides) != 2 or min(sides) < 1 or any(side % factor for side in sides):
+            asked = sides if len(sides) == 2 else self.config.pictures[1:]
+            fits = ", ".join(str(max(1, round(side / factor)) * factor) for side in asked)
+            raise ValueError(
+                f"size = {size} does not fit this model: give (height, width), both multiples of {factor}, for example "
+                f"({fits}). It was trained on {' x '.join(map(str, self.config.pictures[1:]))}."
+            )
+        return trained[0], sides[0] // shrunk, sides[1] // shrunk
+
+    def _refuse_pictures(self, edit: Edit, shape: tuple[int, ...]) -> None:
         """Raise ValueError for an edit of pictures where latents are diffused."""
         for name in ("x0", "x", "y"):
-            x, (seen, here) = getattr(edit, name, None), (self.config.pictures, self.config.shape)
+            x, (seen, here) = getattr(edit, name, None), (self.config.codec.pictured(shape), shape)
             if isinstance(x, Tensor) and tuple(x.shape[1:]) == seen != here:
                 raise ValueError(
                     f"{name} is a picture {list(seen)}, and this model diffuses latents {list(here)}. Encode it first, "

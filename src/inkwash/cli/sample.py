@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from inkwash.cli.command import refuse
-from inkwash.cli.words import check_ending, free_name, say, some
+from inkwash.cli.words import check_ending, frame_of, free_name, say, some
 
 if TYPE_CHECKING:
     from inkwash.pipeline import Pipeline
@@ -30,6 +30,10 @@ def sample(
     guidance: Annotated[
         float | None,
         _what(help="How strictly to follow labels; 1 is off (default: the model's)."),
+    ] = None,
+    frame: Annotated[
+        str | None,
+        _what("--size", help="Pixels: 32, or HEIGHTxWIDTH as in 48x64 (default: the size of training)."),
     ] = None,
     seed: Annotated[int, _what(help="Other seeds, other pictures.")] = 0,
     sampler: Annotated[
@@ -74,8 +78,11 @@ def sample(
     A picture depends on the model, the seed, its number and the settings; not on how many are drawn, nor in which
     batches. The settings are written into the PNG.
     """
+    mistakes: list[str] = []
+    size = frame_of(frame, mistakes)
     refuse(
         [
+            *mistakes,
             *check_ending(out, ".png", "--out"),
             *check_ending(gif, ".gif", "--gif"),
             *check_ending(npy, ".npy", "--npy"),
@@ -103,6 +110,7 @@ def sample(
             guidance=guidance,
             grid=grid,
             path=path,
+            size=size,
             seed=seed,
             batch_size=batch_size,
             watch=told,

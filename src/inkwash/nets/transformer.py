@@ -273,7 +273,7 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         width = embed.time_out.out_features
-        self.channels, self.patch = channels, patch
+        self.channels, self.patch, self.factor = channels, patch, patch
         self.embed, self.front = embed, front
         self.door = nn.Linear(channels * patch**2, width, bias)
         self.blocks = nn.ModuleList(blocks)
