@@ -200,7 +200,7 @@ def test_a_codec_comes_back_from_its_folder_and_says_how_it_was_trained(tmp_path
         tmp_path / "run" / "codec",
         data="photos",
         trained={"steps": 7.0, "images": 70.0, "seconds": 90.0},
-        measured={"psnr": 31.25, "ssim": 0.875},
+        measured={"psnr": 31.25, "ssim": 0.875, "none": float("nan"), "all": float("inf")},  # JSON has none of those
         card="\nMore.\n",
     )
     assert re.fullmatch("[0-9a-f]{64}", saved.config.sha256)

@@ -332,9 +332,21 @@ def test_a_tiny_autoencoders_shift_is_in_the_loop(tmp_path: Path) -> None:
     assert np.abs(names["decode"](x).astype(int) - inkwash.load(run, device="cpu").codec.decode(x).numpy()).max() <= 1
 
 
-def test_a_dit_of_pixels_has_a_loop(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("mean", "ready"), [(0.5, False), (0.0, True)])
+def test_their_dit_pipeline_knows_of_no_shift(tmp_path: Path, mean: float, ready: bool) -> None:
+    codec = Latents(TinyAutoencoder(width=8, down=(1, 1), up=(1, 1), latent_channels=2), (mean, mean), (1.4, 1.4))
+    net = DiT(depth=1, width=16, heads=2)
+    config = replace(PLAIN, shape=(2, 4, 4), net=net, codec=codec, sampling=Sampling(Ddim(), steps=10))
+    to_diffusers(saved(config, tmp_path / "model"), tmp_path / "out")
+    assert (tmp_path / "out/model_index.json").is_file() is ready
+
+
+def test_a_dit_of_pixels_has_a_loop_and_no_classes_when_it_comes_back(tmp_path: Path) -> None:
     config = replace(PLAIN, net=DiT(depth=1, width=16, heads=2), target=X0())
-    found = to_diffusers(saved(config, tmp_path / "model"), tmp_path / "out")
+    run = saved(config, tmp_path / "model")
+    found = to_diffusers(run, tmp_path / "out")
+    assert from_diffusers(tmp_path / "out", tmp_path / "back")[0].classes == ()
+    assert same_weights(run, tmp_path / "back")
     assert [c.what.split(",")[0] for c in found] == ["draw.py with diffusers' classes"]
     assert found[0].difference < 1e-4
 

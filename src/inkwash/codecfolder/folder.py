@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path as File
@@ -11,8 +12,8 @@ from typing import Any
 from inkwash import checkpoint
 from inkwash._version import __version__
 from inkwash.codec import AnyCodec, LatentCodec, Latents
-from inkwash.codecfolder.theirs import CLASSES, WEIGHTS, from_diffusers
-from inkwash.features.weights import read_state, tensors_hash
+from inkwash.codecfolder.theirs import CLASSES, from_diffusers, read_json, read_weights
+from inkwash.features.weights import tensors_hash
 from inkwash.kinds import from_table, to_table
 from inkwash.modelfolder import CODEC
 
@@ -34,12 +35,14 @@ def save_codec(
     """Write a codec's folder atomically, in place of one that may be there; the codec, its weights' SHA-256 in it.
 
     data: what it was trained on; trained: for how many steps, images and seconds; measured: what its reconstructions
-    are like (psnr, ssim, ...); card: more of its card, in Markdown. Raises as `checkpoint.publish` does.
+    are like (psnr, ssim, ...), of which a NaN or an infinity is left out; card: more of its card, in Markdown. Raises
+    as `checkpoint.publish` does.
     """
     weights = codec.weights
     codec = replace(codec, config=replace(codec.config, sha256=tensors_hash(weights)))
     table = to_table(codec.config)
-    about = {"data": data, "trained": dict(trained or {}), "measured": dict(measured or {})}
+    figures = {name: value for name, value in (measured or {}).items() if math.isfinite(value)}  # JSON has no others
+    about = {"data": data, "trained": dict(trained or {}), "measured": figures}
     text = json.dumps({"format": FORMAT, "inkwash": __version__, **about, "codec": table}, indent=2) + "\n"
     texts = {OWN: text, "README.md": _card(codec.config, about) + card}
     checkpoint.publish(File(folder), {"codec": weights}, texts)
@@ -58,8 +61,8 @@ def load_codec(folder: str | File) -> LatentCodec:
     if (place / OWN).is_file():
         saved = checkpoint.load(place, [OWN, "codec.safetensors"])  # both of one version: it may be replaced
         codec, weights = _config(_table(saved.texts[OWN], place), place), saved.tensors["codec"]
-    elif "_class_name" in _json(place / "config.json"):
-        codec, weights = from_diffusers(_json(place / "config.json"), _state(place))
+    elif "_class_name" in read_json(place / "config.json"):
+        codec, weights = from_diffusers(read_json(place / "config.json"), read_weights(place))
         bound = codec.bind(weights)
         return replace(bound, config=replace(codec, sha256=tensors_hash(bound.weights)), preset=True)
     else:
@@ -124,26 +127,6 @@ def _of_model(text: str, place: File) -> Latents:
     if not isinstance(table, dict) or "codec" not in table:
         raise ValueError(f"{place / 'config.json'} is neither a model's nor an autoencoder's.")
     return _config(table, place)
-
-
-def _json(file: File) -> dict[str, Any]:
-    try:
-        table = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged: it is no JSON ({error}).") from error
-    return table if isinstance(table, dict) else {}
-
-
-def _state(place: File) -> dict[str, Any]:
-    """The weights beside diffusers' config.json."""
-    if not (place / WEIGHTS).is_file():
-        others = sorted(f.name for f in place.iterdir() if f.suffix in (".bin", ".safetensors", ".pt"))
-        found = f"it has {', '.join(others)}" if others else "it has no weights at all"
-        raise ValueError(
-            f"{place} has no {WEIGHTS}: {found}. Save the autoencoder as diffusers does by default, with "
-            "save_pretrained(folder)."
-        )
-    return dict(read_state(place / WEIGHTS))
 
 
 def _card(codec: Latents, about: Mapping[str, Any]) -> str:

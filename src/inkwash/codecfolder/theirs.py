@@ -1,17 +1,21 @@
 """Codecs in diffusers' layout: their `AutoencoderKL` and `AutoencoderTiny` as ours, and ours as theirs.
 
-Only names differ: each weight here is one of theirs.
+Only names differ: each weight here is one of theirs. `read_json` and `read_weights` read any folder of one model of
+theirs.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path as File
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from inkwash.codec import LatentCodec, Latents
+from inkwash.features.weights import read_state
 from inkwash.nets import KLAutoencoder, TinyAutoencoder
 
 CLASSES = ("AutoencoderKL", "AutoencoderTiny")
@@ -145,6 +149,28 @@ def to_diffusers(codec: LatentCodec) -> tuple[dict[str, Any], dict[str, Tensor]]
         "shift_factor": codec.config.mean[0],
     }
     return table, {_renamed(k, _TINY_NAMES): v for k, v in weights.items()}
+
+
+def read_json(file: File) -> dict[str, Any]:
+    """The table in a JSON file of a folder of theirs; {} where there is none. Raises ValueError for a damaged one."""
+    if not file.is_file():
+        return {}
+    try:
+        table = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged: it is no JSON ({error}).") from error
+    return table if isinstance(table, dict) else {}
+
+
+def read_weights(folder: File) -> dict[str, Tensor]:
+    """The weights beside a config.json of theirs. Raises ValueError, saying what is there instead, where none are."""
+    if not (folder / WEIGHTS).is_file():
+        others = sorted(f.name for f in folder.iterdir() if f.suffix in (".bin", ".safetensors", ".pt", ".json"))
+        raise ValueError(
+            f"{folder} has no {WEIGHTS}, only {', '.join(others) or 'nothing'}. Weights in several files, or pickled "
+            "(.bin), are not read: load them with diffusers and save them with save_pretrained(folder)."
+        )
+    return read_state(folder / WEIGHTS)
 
 
 def _folded(codec: Latents, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path as File
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from inkwash.codec import Codec, LatentCodec, Pixels
 from inkwash.codecfolder import load_codec
+from inkwash.codecfolder.theirs import read_json, read_weights
 from inkwash.exchange.comparing import (
     ONE_CALL,
     TOLERANCE,
@@ -27,11 +27,8 @@ from inkwash.exchange.comparing import (
 from inkwash.exchange.schedules import FLOW, Trained, from_scheduler
 from inkwash.exchange.staging import needs
 from inkwash.exchange.theirs import NAMES, ROOMS, Ours, from_theirs
-from inkwash.features.weights import read_state
 from inkwash.modelfolder import Config, is_model, save_model
 from inkwash.types import Condition
-
-_WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def from_diffusers(
@@ -57,7 +54,7 @@ def from_diffusers(
         kind = "DiTTransformer2DModel"  # as DiT-XL/2 was published, before it had a class of its own
     names = _names(folder if room != folder else folder.parent)
     plan = _scheduler(File(scheduler) if scheduler is not None else room.parent / "scheduler", folder)
-    state = _state(room)
+    state = {name: w.float() for name, w in read_weights(room).items()}
     ours = from_theirs(kind, settings, state, len(names) if names else None)
     channels = ours.shape[0]
     trained = from_scheduler(str(plan["_class_name"]), plan, in_channels=channels, out_channels=ours.outputs * channels)
@@ -74,7 +71,7 @@ def _network(folder: File) -> tuple[File, dict[str, Any]]:
     if not folder.is_dir():
         raise ValueError(f"There is no folder {folder}. Download a model with `hf download USER/NAME --local-dir DIR`.")
     for room in (folder, *(folder / name for name in ROOMS.values())):
-        config = _json(room / "config.json")
+        config = read_json(room / "config.json")
         if "_class_name" in config:
             return room, config
     raise ValueError(
@@ -85,7 +82,7 @@ def _network(folder: File) -> tuple[File, dict[str, Any]]:
 
 def _scheduler(place: File, folder: File) -> dict[str, Any]:
     file = place if place.is_file() else place / "scheduler_config.json"
-    plan = _json(file)
+    plan = read_json(file)
     if "_class_name" not in plan:
         raise ValueError(
             f"{file} is not there, so nothing says what path {folder} was trained on. Give the folder of its scheduler "
@@ -94,20 +91,9 @@ def _scheduler(place: File, folder: File) -> dict[str, Any]:
     return plan
 
 
-def _state(room: File) -> dict[str, Tensor]:
-    file = room / _WEIGHTS
-    if not file.is_file():
-        there = sorted(p.name for p in room.iterdir() if p.suffix in (".bin", ".safetensors", ".json"))
-        raise ValueError(
-            f"{room} has no {_WEIGHTS}, only {', '.join(there) or 'nothing'}. Weights in several files, or pickled "
-            "(.bin), are not read: load the model with diffusers and save it with save_pretrained."
-        )
-    return {name: w.float() for name, w in read_state(file).items()}
-
-
 def _names(pipeline: File) -> tuple[str, ...]:
     """The names of the classes in the order of their numbers; () where there are none."""
-    known = _json(pipeline / "model_index.json").get("id2label") or _json(pipeline / NAMES)
+    known = read_json(pipeline / "model_index.json").get("id2label") or read_json(pipeline / NAMES)
     numbered = {int(k): str(v) for k, v in known.items()}
     return tuple(numbered.get(i, str(i)) for i in range(max(numbered, default=-1) + 1))
 
@@ -193,13 +179,3 @@ def _told(folder: File, kind: str, plan: Mapping[str, Any], found: list[Compared
         "",
     ]
     return "\n".join(lines)
-
-
-def _json(file: File) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    try:
-        table = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged: it is no JSON ({error}).") from error
-    return table if isinstance(table, dict) else {}

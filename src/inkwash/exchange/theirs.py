@@ -14,7 +14,7 @@ from torch import Tensor
 from inkwash.codec import Latents, Pixels
 from inkwash.exchange import dit_names, unet_names
 from inkwash.modelfolder import Config
-from inkwash.nets import ClassicUNet, DiT
+from inkwash.nets import ClassicUNet, DiT, KLAutoencoder
 from inkwash.types import Given
 
 IMAGENET = 1000
@@ -78,7 +78,8 @@ def from_theirs(kind: str, settings: Mapping[str, Any], weights: Mapping[str, Te
     """A network of theirs as ours. classes: how many have names, if any have.
 
     A U-Net's table of labels with one more row than there are names has the null label last; without names all its
-    labels are classes. Raises ValueError for settings that our networks do not have, naming them.
+    labels are classes. A DiT whose table of labels is zero, without names, has no classes. Raises ValueError for
+    settings that our networks do not have, naming them.
     """
     if kind == "UNet2DModel":
         rows = settings.get("num_class_embeds")
@@ -89,7 +90,12 @@ def from_theirs(kind: str, settings: Mapping[str, Any], weights: Mapping[str, Te
     if kind == "DiTTransformer2DModel":
         found = dit_names.diffusers_layout(settings)
         ours, count = dit_names.from_diffusers(weights), found.given.classes
-        if classes is not None and classes < count:  # the rest was only filled up: see `to_theirs`
+        if (
+            classes is None and not ours[_LABELS].any()
+        ):  # what a DiT that is told no label becomes: `dit_names.to_official`
+            del ours[_LABELS]
+            count = 0
+        elif classes is not None and classes < count:  # the rest was only filled up: see `to_theirs`
             ours[_LABELS] = ours[_LABELS][: classes + 1].clone()
             count = classes
         return Ours(found.net, found.shape, count, found.outputs, ours)
@@ -99,7 +105,10 @@ def from_theirs(kind: str, settings: Mapping[str, Any], weights: Mapping[str, Te
 def pipeline_of(config: Config, theirs: Theirs, scheduler: str) -> str | None:
     """The ready pipeline of diffusers' that draws with a model; None where it has none, and a loop is needed."""
     if theirs.kind == "DiTTransformer2DModel":
-        known = isinstance(config.codec, Latents) and theirs.null == IMAGENET
+        # It divides latents by the scaling factor, and knows of no shift: that of a tiny autoencoder's mean.
+        codec = config.codec
+        plain = isinstance(codec, Latents) and (isinstance(codec.autoencoder, KLAutoencoder) or not any(codec.mean))
+        known = plain and theirs.null == IMAGENET
         return "DiTPipeline" if known and scheduler == "DDIMScheduler" else None
     if not isinstance(config.codec, Pixels) or config.classes:
         return None
