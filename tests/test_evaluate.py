@@ -230,7 +230,7 @@ def test_a_part_of_the_training_set_is_said_to_be_one() -> None:
     found = score(fake, known(held_out), RAW, measures=("nearest",), train=seen)
     assert found["memorised"].value == pytest.approx(0.25)
     assert {"train": 100, "of": 400}.items() <= found["memorised"].measure.settings.items()
-    told = "100 of 400 training pictures were searched: of pictures that are all copies, about 25% would be found."
+    told = "100 of 400 training pictures were searched: of pictures that are all copies, about 25 % would be found."
     assert told in found.notes
 
 

@@ -173,7 +173,7 @@ def score(
             if of > (searched := min(len(train), MOST)):
                 notes.append(
                     f"{searched:,} of {of:,} training pictures were searched: of pictures that are all copies, about "
-                    f"{searched / of:.0%} would be found."
+                    f"{100 * searched / of:.0f} % would be found."
                 )
             if near.share is None:
                 few = f"{round(1 / SHARE) - 1} held-out pictures or more, from the split test or val"
