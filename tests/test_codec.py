@@ -245,7 +245,7 @@ def test_what_holds_no_codec_says_what_is_missing(tmp_path: Path) -> None:
     for place, message in (
         ("nothing", "No codec in .*nothing: there is no such folder"),
         ("empty", "neither codec.json nor config.json is in it"),
-        ("theirs", "no diffusion_pytorch_model.safetensors: it has no weights at all"),
+        ("theirs", "no diffusion_pytorch_model.safetensors, only config.json"),
         ("odd", "is no JSON"),
     ):
         with pytest.raises(ValueError, match=message):
