@@ -10,6 +10,7 @@ import signal
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -21,9 +22,12 @@ from inkwash.cli import demo as demo_command
 from inkwash.cli import main
 from inkwash.cli.doctor import torchvision
 from inkwash.cli.terminal import Panel, Stopper
+from inkwash.cli.train import train
 from inkwash.cli.words import duration, frame_of, free_name, size
 from inkwash.data import load
+from inkwash.kinds import members_of
 from inkwash.modelfolder import load_model, save_model
+from inkwash.nets import AnyNet
 from inkwash.pictures import read_settings
 from inkwash.types import Given
 
@@ -152,7 +156,7 @@ def test_a_preset_replaces_nothing_else_of_the_network(inkwash_, place: Path):
     (place / "mlp.toml").write_text('data.source = "moons"\nnet = { kind = "mlp", width = 8 }\n')
     told = mistakes(inkwash_("train", "mlp.toml", "--preset", "tiny", "--dry-run"))
     assert told == [
-        "net.preset (--preset) belongs to the unet, and this recipe has another net. There are width, depth."
+        "net.preset (--preset) is for other nets than this recipe's; --net names one. There are width, depth."
     ]
 
 
@@ -185,6 +189,33 @@ def test_a_run_in_epochs_is_made_longer_in_epochs(inkwash_, place: Path):
     assert "inkwash train --resume runs/once --epochs 1\n" in inkwash_("train", "--resume", "runs/once").out
     said = inkwash_("train", "--resume", "runs/once", "--epochs", "1")
     assert "Changed: train.epochs: 0.5 -> 1.0\n" in said.out and "Trained for 5 steps" in said.out
+
+
+def test_a_preset_or_net_chooses_another_network_than_the_recipes(inkwash_, place: Path):
+    (place / "own.toml").write_text(
+        'data.source = "photos"\nnet = { kind = "unet", preset = "small", widths = [16] }\n'
+        "train = { steps = 1, batch_size = 2, samples = 2 }\nsampler = { steps = 1 }\n"
+    )
+    small = ["--set", "net.depth=1", "--set", "net.width=32", "--set", "net.heads=2"]
+    for asked, net in (
+        (["own.toml", "--preset", "S"], inkwash.DiT("S", depth=1, width=32, heads=2)),
+        (["own.toml", "--preset", "S", "--net", "modern-dit"], inkwash.ModernDiT("S", depth=1, width=32, heads=2)),
+    ):
+        out = f"runs/{net.kind}"
+        assert inkwash_("train", *asked, *small, "--out", out).status == 0
+        run = inkwash.read_recipe(place / out / "recipe.toml")
+        assert run.net == net.resolve((1, 8, 8))
+    told = mistakes(inkwash_("train", "own.toml", "--net", "dti", "--preset", "huge", "--size", "3q"))
+    assert len(told) == 3 and "Did you mean dit?" in told[1] and "dit: S, B, L, XL" in told[2]
+
+
+def test_help_names_all_kinds_of_nets_and_presets():
+    options = get_type_hints(train, include_extras=True)
+    kinds = members_of(AnyNet)
+    assert set(re.findall(r"[\w-]+", options["net"].__metadata__[0].help)) >= kinds.keys()
+    listed = dict(part.split(": ") for part in options["preset"].__metadata__[0].help[21:-18].split("; "))
+    presets = {k: ", ".join(get_args(get_type_hints(c)["preset"])) for k, c in kinds.items() if k != "mlp"}
+    assert listed == presets
 
 
 def test_running_out_of_memory_is_told_in_one_line(inkwash_, monkeypatch: pytest.MonkeyPatch):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from inkwash import MLP, CosineBetas, Ddim, Muon, RecipeError, Table, UNet, read_recipe
+from inkwash.nets import ClassicUNet, DiT, ModernDiT
 from inkwash.recipes import builtin_names, write_recipe
 
 STEPS_9 = {"path": {"kind": "table", "betas": {"kind": "cosine", "steps": 9}}}
@@ -143,6 +144,68 @@ def test_a_tables_kind_may_be_left_out_where_its_keys_say_it() -> None:
     assert read_recipe("roll", None, ["net.width=64"]).net == MLP(width=64)
     tiny = read_recipe("fashion-mnist", {"net.kind": "unet", "net.preset": "tiny"}, ["net.dropout=0.2"])
     assert tiny.net == UNet("tiny", dropout=0.2)
+
+
+@pytest.mark.parametrize(
+    ("asked", "net"),
+    [
+        ({"net.width": 64, "net.depth": 2}, MLP(64, 2)),  # not a transformer, which has these too
+        ({"net.preset": "tiny"}, UNet("tiny")),
+        ({"net.preset": "annotated"}, ClassicUNet("annotated")),
+        ({"net.preset": "S"}, DiT("S")),
+        ({"net.preset": "XS"}, ModernDiT("XS")),
+        ({"net.preset": "S", "net.depth": 2, "net.registers": 1}, ModernDiT("S", depth=2, registers=1)),
+        ({"net.preset": "S", "net.kind": "modern-dit"}, ModernDiT("S")),
+        ({"net.depth": 3, "net.kind": "dit"}, DiT(depth=3)),
+        ({"net": "mlp"}, MLP()),
+    ],
+)
+def test_a_preset_or_its_settings_choose_the_kind_of_net(asked: dict[str, Any], net: Any) -> None:
+    assert read_recipe("photos", asked).net == net
+    assert read_recipe("photos", None, [f"{key}={value}" for key, value in asked.items()]).net == net
+    tables: dict[str, Any] = {"data": {"source": "photos"}, "net": {}}
+    for key, value in asked.items():
+        tables |= {"net": {**tables["net"], key.removeprefix("net."): value}} if "." in key else {key: value}
+    assert read_recipe(tables).net == net
+
+
+@pytest.mark.parametrize(
+    ("asked", "net"),
+    [
+        ({"net.preset": "base"}, UNet("base", patch=2, dropout=0.1)),  # of the same kind: all else is kept
+        ({"net.kind": "unet"}, UNet("tiny", patch=2, dropout=0.1)),
+        ({"net": "unet"}, UNet("tiny", patch=2, dropout=0.1)),
+        ({"net.preset": "S"}, DiT("S")),
+        ({"net.preset": "wide64", "net.dropout": 0.3}, ClassicUNet("wide64", dropout=0.3)),
+        ({"net.kind": "dit"}, DiT()),
+        ({"net.patch": 8, "net.preset": "S", "net.kind": "modern-dit"}, ModernDiT("S", patch=8)),
+        ({"net.kind": "mlp", "net.width": 8}, MLP(8)),
+    ],
+)
+def test_another_kind_of_net_drops_a_recipes_settings_of_its_own(asked: dict[str, Any], net: Any) -> None:
+    base = {"data": {"source": "x"}, "net": {"kind": "unet", "preset": "tiny", "patch": 2, "dropout": 0.1}}
+    assert read_recipe(base, asked).net == net
+
+
+def test_wrong_kinds_and_presets_are_told_at_once_with_all_there_are() -> None:
+    there = (
+        "There are unet: tiny, small, base; classic-unet: ddpm-cifar, annotated, wide64; dit: S, B, L, XL; "
+        "modern-dit: XS, S, B, L, XL."
+    )
+    base = {"data": {"source": "x"}, "net": {"kind": "unet", "preset": "tiny"}}
+    for source in (base, {"data": {"source": "x"}}):
+        assert mistakes(source, {"net.preset": "huge"}) == [f"net.preset = 'huge' is unknown for unet. {there}"]
+        assert mistakes(source, {"net.kind": "dit", "net.preset": "tiny"}) == [
+            f"net.preset = 'tiny' is unknown for dit. {there}"
+        ]
+        assert mistakes(source, {"net.kind": "transformer", "net.preset": "huge", "train.step": 3}) == [
+            "net = 'transformer' is unknown. There are unet, mlp, classic-unet, dit, modern-dit.",
+            "train.step is unknown. Did you mean train.steps?",
+            f"net.preset = 'huge' is unknown. {there}",
+        ]
+    assert len(mistakes(base, {"net.kind": "dti", "net.preset": "S"})) == 1
+    told = mistakes({"data": {"source": "x"}, "net": "mlp"}, {"net.preset": "tiny"})
+    assert told == ["net.preset is unknown. There are width, depth."]
 
 
 @pytest.mark.parametrize(

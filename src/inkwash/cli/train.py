@@ -78,9 +78,19 @@ def train(
         str | None,
         _model(metavar="FOLDER", help="Diffuse latents of this codec: of `inkwash train-codec`, or of diffusers."),
     ] = None,
+    net: Annotated[
+        str | None,
+        _model(
+            metavar="KIND",
+            help="The network: unet, classic-unet, dit, modern-dit, or mlp for points (default: what has the preset).",
+        ),
+    ] = None,
     preset: Annotated[
         str | None,
-        _model(help="Size of the network; of the U-Net: tiny, small or base (default: small)."),
+        _model(
+            help="Size of the network. unet: tiny, small, base; classic-unet: ddpm-cifar, annotated, wide64; "
+            "dit: S, B, L, XL; modern-dit: XS, S, B, L, XL (default: small)."
+        ),
     ] = None,
     lr: Annotated[float | None, _model(help="Learning rate (default: 2e-3).")] = None,
     guidance: Annotated[
@@ -117,6 +127,7 @@ def train(
     mistakes = mistakes_so_far(ctx)
     overrides = {
         "codec.folder": codec,
+        "net.kind": net,
         "net.preset": preset,
         "data.size": frame_of(frame, mistakes),
         "data.resize": resize,
@@ -310,7 +321,7 @@ def _try(what: Callable[[], Any], mistakes: list[str]) -> Any:
         return what()
     except ValueError as error:
         said = getattr(error, "mistakes", [str(error)])
-        preset = "net.preset (--preset) belongs to the unet, and this recipe has another net."
+        preset = "net.preset (--preset) is for other nets than this recipe's; --net names one."
         mistakes += [m.replace("net.preset is unknown.", preset) for m in said]
         return None
 
@@ -326,6 +337,7 @@ def _costs(plan: Plan) -> str:
                 {
                     "data": f"{plan.name}, {some(plan.images, images)} of shape {' x '.join(map(str, plan.shape))}"
                     + (f", and {plan.held_out:,} held out" if plan.held_out else ""),
+                    **({"latents": " x ".join(map(str, plan.latent))} if plan.latent else {}),
                     "classes": _listed(plan.classes),
                     "parameters": number(plan.parameters),
                     "FLOPs": f"{_flops(plan.flops)} for one {images} forward",

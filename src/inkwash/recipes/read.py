@@ -37,15 +37,24 @@ def read_recipe(
     """A validated recipe.
 
     source: a .toml file, the name of a built-in recipe, tables, or any data source, which then gets the defaults;
-    overrides: values by dotted name ({"train.steps": 100}), None meaning not given; sets: "key=value" in TOML.
+    overrides: values by dotted name ({"train.steps": 100}), None meaning not given; sets: "key=value" in TOML. A kind
+    among them that is not the recipe's drops the recipe's settings of the other kind; so does a net's preset that the
+    recipe's kind of net does not have.
     Raises RecipeError with all mistakes.
     """
     mistakes: list[str] = []
     table = _tables(source)
     chosen = {key: value for key, value in (overrides or {}).items() if value is not None}
-    for change in [*chosen.items(), *sets]:
+    changes = list(chosen.items())
+    for text in sets:
         try:
-            _put(table, *(_parse(change) if isinstance(change, str) else change))
+            changes.append(_parse(text))
+        except ValueError as error:
+            mistakes.append(str(error))
+    # A kind first: it may drop what a recipe set, and not what is set beside it.
+    for key, value in sorted(_with_kind_of_preset(changes, table), key=lambda c: not c[0].endswith(".kind")):
+        try:
+            _put(table, key, value)
         except ValueError as error:
             mistakes.append(str(error))
     # How long is one fact with three names: what is said last replaces the others.
@@ -54,7 +63,7 @@ def read_recipe(
     if len(given) == 1:
         table["train"] = {k: v for k, v in table["train"].items() if k in given or k not in LENGTHS}
     _say_kinds(Recipe, table)
-    unknown = _unknown(Recipe, table, "")
+    unknown = _unknown(Recipe, table, "") + _unknown_preset(table.get("net"))
     mistakes += unknown
     try:
         recipe: Recipe = from_table(Recipe, table, trust=True)
@@ -91,6 +100,8 @@ def _tables(source: str | File | Mapping[str, Any]) -> Tables:
 
 
 def _put(table: Tables, key: str, value: Any) -> None:
+    if isinstance(value, str):
+        key = key.removesuffix(".kind")  # a component given by its kind
     *tables, last = key.split(".")
     for name in tables:
         inner = table.setdefault(name, {})
@@ -99,9 +110,21 @@ def _put(table: Tables, key: str, value: Any) -> None:
         if not isinstance(inner, dict):
             raise ValueError(f"{key} cannot be set: {name} is {inner!r}, not a table.")
         table = inner
-    if isinstance(value, str) and isinstance(table.get(last), dict) and table[last].get("kind") == value:
+    if isinstance(value, str) and isinstance(inner := table.get(last), dict) and inner.get("kind", value) == value:
+        inner["kind"] = value
         return
     table[last] = value
+
+
+def _with_kind_of_preset(changes: list[tuple[str, Any]], table: Tables) -> list[tuple[str, Any]]:
+    """The changes, and the kind of net that has the preset among them where the recipe's own kind has other presets."""
+    asked, own = dict(changes), table.get("net")
+    kinds = {k: names for k, c in _members(_net()).items() if (names := _presets(c))}
+    stated = str(own.get("kind") if isinstance(own, dict) else own)
+    if stated not in kinds or asked.keys() & {"net", "net.kind"} or (preset := asked.get("net.preset")) is None:
+        return changes
+    has = [k for k in (stated, *kinds) if preset in kinds[k]]
+    return [("net.kind", has[0]), *changes] if has else changes
 
 
 def _parse(item: str) -> tuple[str, Any]:
@@ -118,7 +141,8 @@ def _parse(item: str) -> tuple[str, Any]:
 def _say_kinds(cls: Any, table: Tables) -> None:
     """Where a component's table does not say its kind, its keys do: the first that has them all, the default before.
 
-    So `[optim] lr = 1e-3` is about the default optimiser, and `[sampler.method] eta = 0.5` can only mean ddim.
+    So `[optim] lr = 1e-3` is about the default optimiser, and `[sampler.method] eta = 0.5` can only mean ddim. A preset
+    has the kind be one that has it: `[net] preset = "S"` is a dit.
     """
     for key, annotation in get_type_hints(cls, include_extras=True).items():
         inner = table.get(key)
@@ -128,8 +152,9 @@ def _say_kinds(cls: Any, table: Tables) -> None:
             field = _fields(cls)[key]
             default = field.default if field.default_factory is MISSING else field.default_factory()
             ordered = dict.fromkeys([getattr(default, "kind", None) or next(iter(kinds)), *kinds])
-            fits = [k for k in ordered if inner.keys() <= _fields(kinds[k]).keys()]
-            inner["kind"] = next(iter(fits), next(iter(ordered)))
+            named = [k for k in ordered if inner.get("preset") in _presets(kinds[k])]
+            fits = [k for k in named or ordered if inner.keys() <= _fields(kinds[k]).keys()]
+            inner["kind"] = next(iter([*fits, *named, *ordered]))
         if (chosen := _class(annotation, inner)) is not None:
             _say_kinds(chosen, inner)
 
@@ -157,6 +182,17 @@ def _unknown(annotation: Any, value: Any, where: str) -> list[str]:
         else:
             said += _unknown(hints[key], inner, path)
     return said
+
+
+def _unknown_preset(net: Any) -> list[str]:
+    """What is said of a net's preset that its kind does not have, or no kind where the kind does not exist."""
+    kinds = {k: names for k, c in _members(_net()).items() if (names := _presets(c))}
+    preset, kind = (net.get("preset"), str(net.get("kind"))) if isinstance(net, dict) else (None, "")
+    known = [kind] if kind in kinds else [] if kind in _members(_net()) or ":" in kind else list(kinds)
+    if preset is None or not known or any(preset in kinds[k] for k in known):
+        return []
+    listed = "; ".join(f"{k}: {', '.join(names)}" for k, names in kinds.items())
+    return [f"net.preset = {preset!r} is unknown{f' for {kind}' if kind in kinds else ''}. There are {listed}."]
 
 
 def _explain(error: ValueError) -> list[str]:
@@ -195,6 +231,16 @@ def _class(annotation: Any, value: Any) -> Any:
 def _fields(cls: Any) -> dict[str, Field[Any]]:
     """A dataclass's fields by name; its class variables are none, and cannot be set."""
     return {f.name: f for f in fields(cls)}
+
+
+def _presets(cls: Any) -> tuple[Any, ...]:
+    """The names that a component's field `preset` takes; none where it has no such field."""
+    return get_args(get_type_hints(cls)["preset"]) if "preset" in _fields(cls) else ()
+
+
+def _net() -> Any:
+    """How a recipe annotates its network."""
+    return get_type_hints(Recipe, include_extras=True)["net"]
 
 
 def _kinds(annotation: Any) -> list[str]:
