@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,11 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import inkwash
 from inkwash import checkpoint
-from inkwash.codec import LatentCodec, Latents
-from inkwash.codecfolder import load_codec, save_codec
+from inkwash.codec import LatentCodec, Latents, Pixels
+from inkwash.codecfolder import load_codec, save_codec, to_diffusers
 from inkwash.data import Dataset, DataSpec, Stream, flips, load, order, split
 from inkwash.data.latents import latents
 from inkwash.data.mix import mix
@@ -24,7 +26,8 @@ from inkwash.evaluation.frechet import frechet, moments
 from inkwash.kinds import from_table
 from inkwash.nets import AnyNet
 from inkwash.nets.autoencoder import KLAutoencoder
-from inkwash.recipes import Recipe, RecipeError, read_recipe, write_recipe
+from inkwash.recipes import InLatents, Recipe, RecipeError, read_recipe, write_recipe
+from inkwash.sampling import Sampling
 from inkwash.training import plan
 from inkwash.training.run import read_metrics
 from inkwash.training.setup import set_up
@@ -271,17 +274,115 @@ def test_another_codec_is_refused_on_resume_and_the_same_one_elsewhere_is_not(tm
 def test_a_codec_that_does_not_fit_is_told_before_anything_is_encoded(
     codec: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("inkwash.training.setup.latents", lambda *_, **__: pytest.fail("encoded"))
+    monkeypatch.setattr(LatentCodec, "_latents", lambda *_: pytest.fail("encoded"))
     deep = {"kind": "unet", "widths": (16, 16), "patch": 8}
+    finish(recipe(train={"steps": 1}), tmp_path / "pixels")
+    guided = {"method": "heun", "steps": 2, "guidance": 2.0}
+    plain = latent_recipe(codec)
     for r, why in [
         (latent_recipe(codec, data={"channels": 3}), "set data.channels = 1"),
         (latent_recipe(codec, data={"size": 15}), "15x15 have no latents 2 times smaller"),
         (replace(latent_recipe(codec), data=DataSpec("swiss-roll")), "for pictures, not for vectors of 2"),
-        (replace(latent_recipe(codec), net=from_table(AnyNet, deep)), "8x8"),
+        (
+            replace(plain, net=from_table(AnyNet, deep)),
+            "Pictures of 16x16 have latents of 8x8, and these .* data.size = 32 gives latents of 16x16, which do",
+        ),
+        (latent_recipe(codec, train={"init_from": str(tmp_path / "pixels")}), "pixels is not of latents, and this run"),
+        (latent_recipe(codec, train={"init_from": str(tmp_path / "x")}), "No model in .*x: there is no such folder"),
         (latent_recipe(tmp_path / "nowhere"), "No codec in .*nowhere"),
     ]:
         with pytest.raises(ValueError, match=why):
             set_up(r, load(r.data))
+    unnamed = replace(load(plain.data), labels=None, classes=())
+    with pytest.raises(ValueError, match=r"sampler\.guidance = 2.0 needs classes"):
+        set_up(replace(plain, sampler=from_table(Sampling, guided)), unnamed)
+
+
+def test_settings_of_pixels_are_refused_for_latents() -> None:
+    tables = {"data": {"source": "x"}, "codec": {"folder": "c"}, "path": "ve"}
+    for more, why in [
+        ({"target": "edm"}, r"target.data_std = 0.5, and latents have deviation 1 in every channel. Use data_std = 1"),
+        ({"inputs": "unit-variance"}, r"inputs.data_std = 0.5"),
+        ({"objective": {"weight": "edm", "times": "log-normal-noise"}}, r"objective.weight.data_std = 0.5"),
+        ({"sampler": {"clip": True}}, r"sampler.clip keeps x0 in"),
+    ]:
+        more = {"target": {"kind": "edm", "data_std": 1.0}, "sampler": {"grid": "karras"}} | more
+        more.setdefault("objective", {"times": "log-normal-noise"})
+        more["sampler"] = {"grid": "karras"} | more["sampler"]
+        with pytest.raises(RecipeError, match=why):
+            read_recipe(tables | more)
+        read_recipe({k: v for k, v in (tables | more).items() if k != "codec"})
+    said = {"target": {"kind": "edm", "data_std": 1.0}, "objective": {"times": "log-normal-noise"}}
+    assert read_recipe(tables | said | {"sampler": {"grid": "karras"}}).target.data_std == 1
+
+
+def test_a_model_to_start_from_is_of_the_same_latents(tmp_path: Path, codec: Path) -> None:
+    finish(latent_recipe(codec, train={"steps": 1}), tmp_path / "first")
+    start = {"init_from": str(tmp_path / "first"), "steps": 1}
+    assert finish(latent_recipe(codec, train=start), tmp_path / "second")[-1].done
+    bound = load_codec(codec)
+    weights = {name: value.clone() for name, value in bound.weights.items()}
+    weights["encoder.first.bias"][0] += 1
+    save_codec(replace(bound, config=replace(bound.config, std=(0.5, 0.25, 1.0, 2.5))), tmp_path / "statistics")
+    save_codec(replace(bound.config, sha256="").bind(weights), tmp_path / "weight")
+    for other in ("statistics", "weight"):
+        r = latent_recipe(tmp_path / other, train=start)
+        with pytest.raises(ValueError, match=r"first is a model of the latents of another codec.*--codec .*first\."):
+            set_up(r, load(r.data))
+    pixels = replace(latent_recipe(codec, train=start), codec=None)
+    with pytest.raises(ValueError, match=r"is of latents, and this run is not\. Add --codec .*first\."):
+        set_up(pixels, load(pixels.data))
+
+
+def test_a_codec_of_published_statistics_is_measured_on_the_data_once(
+    tmp_path: Path, codec: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one of diffusers' is loaded: one scale for all channels, of other people's pictures."""
+    config, weights = to_diffusers_plain(load_codec(codec))
+    folder = tmp_path / "vae"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(weights, folder / "diffusion_pytorch_model.safetensors")
+    r = latent_recipe(folder, data={"val_fraction": 0.3}, train={"steps": 3})
+    assert plan(r).latent == (4, 8, 8)
+    assert not (tmp_path / "cache" / "latents").exists()
+    finish(r, tmp_path / "run")
+    found = load_codec(tmp_path / "run").config
+    data = load(r.data)
+    mine, _ = split(data, 0.3, 0)
+    z = load_codec(folder).net.encode(Pixels().encode(torch.from_numpy(data.images[mine]))).mean.double()
+    np.testing.assert_allclose(found.mean, z.mean((0, 2, 3)), atol=1e-4, rtol=1e-3)
+    np.testing.assert_allclose(found.std, z.std((0, 2, 3), correction=0), rtol=1e-3)
+    assert inkwash.load(tmp_path / "run").config.inputs.data_std == pytest.approx(1.0, abs=0.1)
+    stated = read_recipe(tmp_path / "run" / "recipe.toml").codec
+    assert (stated.mean, stated.std) == (found.mean, found.std)
+    # Going on measures nothing, wherever the codec is; nor does a run that starts from this one.
+    monkeypatch.setattr(LatentCodec, "measured", lambda *_: pytest.fail("measured again"))
+    longer = replace(r, train=replace(r.train, steps=4))
+    assert finish(longer, resume=tmp_path / "run")[-1].step == 4
+    assert load_codec(tmp_path / "run").config == found
+    elsewhere = replace(longer, codec=InLatents(str(tmp_path / "run")), train=replace(r.train, steps=5))
+    assert finish(elsewhere, resume=tmp_path / "run")[-1].step == 5
+    start = replace(r, train=replace(r.train, init_from=str(tmp_path / "run")))
+    assert set_up(replace(start, codec=InLatents(str(tmp_path / "run"))), data).config.codec == found
+    with pytest.raises(ValueError, match="of another codec, or of other statistics"):
+        set_up(start, data)
+
+
+def to_diffusers_plain(codec: LatentCodec) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Theirs of the same autoencoder, with their usual scaling in place of what was measured."""
+    bare = replace(codec, config=replace(codec.config, mean=(0.0,) * 4, std=(1.0,) * 4))
+    config, weights = to_diffusers(bare)
+    return config | {"scaling_factor": 0.18215}, {k: v.contiguous() for k, v in weights.items()}
+
+
+def test_a_run_goes_on_from_another_folder(tmp_path: Path, codec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(codec.parent)
+    finish(latent_recipe(Path(codec.name), train={"steps": 1}), tmp_path / "run")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    old = read_recipe(tmp_path / "run" / "recipe.toml")
+    assert finish(replace(old, train=replace(old.train, steps=2)), resume=tmp_path / "run")[-1].step == 2
 
 
 def test_pictures_of_a_latent_run_are_compared_with_pictures(tmp_path: Path, codec: Path) -> None:
@@ -296,10 +397,12 @@ def test_pictures_of_a_latent_run_are_compared_with_pictures(tmp_path: Path, cod
     assert last.figures["fd"] == pytest.approx(frechet(a, b), rel=0.2)  # which of those held out is up to it
 
 
-def test_what_a_run_in_latents_costs_is_told_without_training(codec: Path) -> None:
+def test_what_a_run_in_latents_costs_is_told_without_training_or_writing(codec: Path, own_cache: Path) -> None:
     r = latent_recipe(codec, train={"steps": 5})
     found = plan(r)
-    assert found.shape == (1, 16, 16)
+    assert (found.shape, found.latent, found.images) == ((1, 16, 16), (4, 8, 8), 40)
+    assert not (own_cache / "latents").exists()
+    assert plan(replace(r, codec=None)).latent is None
     # A quarter of the places, all of the same work but for the first and the last layer.
     assert found.flops == pytest.approx(plan(replace(r, codec=None)).flops / 4, rel=0.2)
 

@@ -102,10 +102,14 @@ class InLatents(Component):
 
     folder: of a codec, or of a run that trained one, of a model of latents, or of an autoencoder of diffusers. sha256:
     of the codec, its weights and statistics; written down when a run begins, and no other is taken to go on with it.
+    mean, std: of each channel, as measured over the run's data where the codec came with a published preset; None where
+    it has its own.
     """
 
     folder: str
     sha256: str | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -174,6 +178,8 @@ class Recipe(Component):
         else:
             yield from self._coupled()
         yield from self._levels()
+        if self.codec is not None and self.codec.sha256 is None:  # else it was set up, with what was measured
+            yield from self._of_latents()
         if self.data.size is not None and self.codec is None:
             try:
                 with torch.device("meta"):  # no memory, no arithmetic: only the shapes
@@ -194,6 +200,16 @@ class Recipe(Component):
                 f"it never learns that to {other} with train.label_dropout = {self.train.label_dropout:g}. Use 0.1, or "
                 "guidance = 1."
             )
+
+    def _of_latents(self) -> Iterator[str]:
+        """Settings that are right for pixels, of range [-1, 1] and deviation 0.5, and wrong for latents."""
+        if self.sampler.clip:
+            yield "sampler.clip keeps x0 in [-1, 1], the range of pixels; latents are often beyond. Use clip = false."
+        weight = getattr(self.objective, "weight", None)
+        for name, part in (("target", self.target), ("inputs", self.inputs), ("objective.weight", weight)):
+            std = getattr(part, "data_std", 1.0)
+            if not 0.5 < std < 2:
+                yield f"{name}.data_std = {std:g}, and latents have deviation 1 in every channel. Use data_std = 1.0."
 
     def _coupled(self) -> Iterator[str]:
         """A sampler that is not right for noise that depends on the data."""

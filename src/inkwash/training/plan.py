@@ -26,14 +26,15 @@ from inkwash.training.setup import Setup, set_up
 class Plan:
     """The figures of a run.
 
-    images: in training and held out; parameters; flops: of one forward pass of one example (a multiply and an add are
-    2); memory: estimated bytes in training; step_seconds: measured; steps, seconds: of the whole run; epochs; notes:
-    what a user should know.
+    latent: the shape of what is diffused, where that is latents; images: in training and held out; parameters; flops:
+    of one forward pass of one example (a multiply and an add are 2); memory: estimated bytes in training; step_seconds:
+    measured; steps, seconds: of the whole run; epochs; notes: what a user should know.
     """
 
     recipe: Recipe
     name: str
     shape: tuple[int, ...]
+    latent: tuple[int, ...] | None
     classes: tuple[str, ...]
     images: int
     held_out: int
@@ -51,7 +52,7 @@ class Plan:
 def plan(recipe: Recipe, data_progress: Callable[[str, int, int], None] | None = None) -> Plan:
     """Load the data, build the model, time three training steps, and throw it all away."""
     dataset = load_data(recipe.data, progress=data_progress)
-    setup = set_up(recipe, dataset, progress=data_progress)
+    setup = set_up(recipe, dataset, dry=True, progress=data_progress)
     train = setup.recipe.train
     mine, held_out = split(dataset, recipe.data.val_fraction, train.seed)
     net = setup.model.net
@@ -85,6 +86,7 @@ def plan(recipe: Recipe, data_progress: Callable[[str, int, int], None] | None =
         recipe=replace(setup.recipe, train=replace(train, compile=compiled.on)),
         name=dataset.name,
         shape=dataset.shape,
+        latent=setup.config.shape if recipe.codec else None,
         classes=dataset.classes,
         images=len(mine),
         held_out=len(held_out),

@@ -234,7 +234,7 @@ def continued(old: Recipe, new: Recipe, run: str | File) -> tuple[Recipe, list[s
     train = replace(new.train, **auto)
     changed = [k for k in keys if k not in hidden]
     told = [f"{k}: {was.get(k, 'not set')} -> {now.get(k, 'not set')}" for k in changed]
-    codec = old.codec and replace(new.codec or old.codec, sha256=old.codec.sha256)
+    codec = old.codec and replace(old.codec, folder=(new.codec or old.codec).folder)
     return replace(new, data=old.data, net=old.net, inputs=old.inputs, train=train, codec=codec), told
 
 

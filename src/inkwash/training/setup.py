@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,25 +12,21 @@ import torch
 from torch import Tensor
 
 from inkwash import checkpoint
-from inkwash.codec import Codec, LatentCodec, Pixels, Scaled, Standard, codec_for
-from inkwash.codecfolder import load_codec
+from inkwash.codec import Codec, LatentCodec, Latents, Pixels, Scaled, Standard, codec_for
 from inkwash.data import Dataset, split
-from inkwash.data.latents import latents
 from inkwash.device import autocast_dtype, keep_memory, pick_device
 from inkwash.features.weights import tensors_hash
-from inkwash.kinds import to_table
+from inkwash.kinds import from_table
 from inkwash.model import AnyInputs, EdmInputs, Indexed, Model, UnitVariance
-from inkwash.modelfolder import Config, find_model
+from inkwash.modelfolder import CODEC, Config, find_model
 from inkwash.nets import MLP, UNet
 from inkwash.nets.layers import recompute
 from inkwash.paths import Table, is_noise_level
-from inkwash.recipes import InLatents, Recipe
+from inkwash.recipes import Recipe
 from inkwash.targets import Edm
 from inkwash.training.compiling import pays
+from inkwash.training.encoding import Told, few, find_codec, identity, in_latents, measured, misfit
 from inkwash.types import Batch, Condition
-
-Told = Callable[[str, int, int], None]
-"""Told what is being done, and how much of how much of it is done."""
 
 Bound = Pixels | Scaled | Standard | LatentCodec
 
@@ -71,34 +65,34 @@ class Setup:
 
     def seen(self, data: Dataset, progress: Told | None = None) -> Dataset:
         """A data set like `pictures` in the form of `dataset`. progress: told (what, done, total) while it encodes."""
-        return _latents(self.codec, data, progress) if isinstance(self.codec, LatentCodec) else data
+        return in_latents(self.codec, data, progress) if isinstance(self.codec, LatentCodec) else data
 
 
-def set_up(recipe: Recipe, dataset: Dataset, *, resumed: bool = False, progress: Told | None = None) -> Setup:
+def set_up(
+    recipe: Recipe, dataset: Dataset, *, resumed: bool = False, dry: bool = False, progress: Told | None = None
+) -> Setup:
     """Decide what the recipe leaves open and build the model, its weights a function of the seed.
 
-    resumed: the weights will come from a checkpoint, so a model to start from is not looked for. progress: told (what,
-    done, total) while data are encoded, where a codec is asked for and their latents are not in the cache.
-    Raises ValueError for a network that does not fit the data's shape or has no blocks to compute again where that is
-    asked for, a model to start from that does not fit it, and a codec that does not, or is another than the run was
-    begun with.
+    resumed: the weights will come from a checkpoint, so a model to start from is not looked for. dry: of a data set to
+    be encoded only the first pictures are, and nothing is written. progress: told (what, done, total) while data are
+    encoded, where a codec is asked for and their latents are not in the cache.
+    All that can be found out without encoding is told before it. Raises ValueError for a network that does not fit the
+    data's shape or has no blocks to compute again where that is asked for, a model to start from that does not fit it
+    or is of other latents, and a codec that does not, or is another than the run was begun with.
     """
     device, pictures = pick_device(recipe.train.device), dataset
     codec: Bound
     if recipe.codec is None:
         codec, stated = codec_for(dataset.images), None
     else:
-        codec, stated = _codec(recipe.codec, device)
+        codec, stated = find_codec(recipe.codec, device)
     description = codec.config if isinstance(codec, LatentCodec) else codec
     shape = description.diffused(dataset.shape)
     net = recipe.net or (UNet() if len(shape) == 3 else MLP())
     if isinstance(net, Resolving):
         net = net.resolve(shape)
-    if isinstance(codec, LatentCodec):
-        with torch.device("meta"):  # a network that does not fit is told before anything is encoded
-            net.build(shape)
-        dataset = _latents(codec, dataset, progress)
-    inputs = recipe.inputs or _inputs(recipe, dataset, codec)
+    if isinstance(description, Latents) and (why := misfit(net, description, dataset.shape)):
+        raise ValueError(why)
     points = len(shape) == 1 and recipe.train.precision == "auto"  # layers too small to gain from bf16
     autocast = None if points else autocast_dtype(recipe.train.precision, device)
     train = recipe.train
@@ -107,13 +101,12 @@ def set_up(recipe: Recipe, dataset: Dataset, *, resumed: bool = False, progress:
     compiled = pays(device, train.minutes, steps) if train.compile == "auto" else train.compile
     train = replace(train, precision="fp32" if autocast is None else "bf16", compile=compiled)
     data = replace(recipe.data, flip=dataset.flip)
-    recipe = replace(recipe, data=data, net=net, inputs=inputs, train=train, codec=stated)
     config = Config(
         shape=shape,
         net=net,
         path=recipe.path,
         target=recipe.target,
-        inputs=inputs,
+        inputs=recipe.inputs or UnitVariance(),  # until the data are looked at
         codec=description,
         classes=dataset.classes if dataset.labels is not None and train.label_dropout < 1 else (),
         sampling=recipe.sampler,
@@ -128,51 +121,26 @@ def set_up(recipe: Recipe, dataset: Dataset, *, resumed: bool = False, progress:
         torch.manual_seed(recipe.train.seed)
         model = config.build()
     if recipe.train.init_from and not resumed:
-        _start_from(model, recipe.train.init_from)
+        _start_from(model, description, recipe.train.init_from)
     if train.grad_checkpoint and not recompute(model.net):
         raise ValueError(
             f"train.grad_checkpoint = true computes a network's blocks again, and {type(net).__name__} has none that "
             "can be. Leave it out."
         )
+    if isinstance(codec, LatentCodec) and recipe.codec is not None and stated is not None:
+        new = recipe.codec.sha256 is None and recipe.train.init_from is None
+        if codec.preset and new and not dry:  # a model to start from, or to go on with, has its own
+            codec, stated = measured(codec, stated, pictures, trained_on, progress)
+        dataset = few(codec, pictures) if dry else in_latents(codec, pictures, progress)
+        description = codec.config
+    inputs = recipe.inputs or _inputs(recipe, dataset, codec)
+    recipe = replace(recipe, data=data, net=net, inputs=inputs, train=train, codec=stated)
+    config, model.inputs = replace(config, inputs=inputs, codec=description), inputs
     if device.type == "cpu":
         keep_memory()
     model.net.to(device)
     model.autocast = autocast
     return Setup(recipe, config, model, dataset, device, pictures, codec, steps)
-
-
-def _codec(wanted: InLatents, device: torch.device) -> tuple[LatentCodec, InLatents]:
-    """The codec that a recipe names, and what the recipe then says of it."""
-    try:
-        codec = load_codec(wanted.folder).to(device)
-    except ValueError as error:
-        if wanted.sha256 is None:
-            raise
-        raise ValueError(f"{error} The run's own model has its codec too: go on with --codec RUN/model.") from error
-    codec = replace(codec, config=replace(codec.config, sha256=tensors_hash(codec.weights)))
-    found = _sha256(codec)
-    if wanted.sha256 not in (None, found):
-        raise ValueError(
-            f"The codec in {wanted.folder} is not the one this run was begun with: its SHA-256 is {found[:12]}, then "
-            f"{wanted.sha256[:12]}. Latents of another mean nothing to the model. The run's own model has its codec "
-            "too: go on with --codec RUN/model, or start a new run."
-        )
-    return codec, replace(wanted, sha256=found)
-
-
-def _latents(codec: LatentCodec, data: Dataset, progress: Told | None) -> Dataset:
-    """The data set as standardised latents, from the cache."""
-    device = next(codec.net.parameters()).device
-
-    def encode(u: np.ndarray) -> np.ndarray:
-        return codec.encode(torch.from_numpy(u).to(device)).permute(0, 2, 3, 1).cpu().numpy()
-
-    return latents(data, encode, _sha256(codec), progress=progress)
-
-
-def _sha256(codec: LatentCodec) -> str:
-    """Of all that latents depend on: the autoencoder and its weights, mean and std."""
-    return hashlib.sha256(json.dumps(to_table(codec.config), sort_keys=True).encode()).hexdigest()
 
 
 def _encoded(codec: Codec, rows: Tensor) -> Tensor:
@@ -199,12 +167,24 @@ def _std(dataset: Dataset, codec: Codec) -> float:
     return round(max(float(_encoded(codec, torch.from_numpy(np.asarray(dataset.images[rows]))).std()), 1e-3), 3)
 
 
-def _start_from(model: Model, source: str) -> None:
-    """Take over the weights of another model; its config is not read, so no code it may name is run."""
+def _start_from(model: Model, codec: Any, source: str) -> None:
+    """Take over the weights of another model of the same latents; no code its config may name is run."""
     try:
-        theirs = checkpoint.load(find_model(source), ["model.safetensors"]).tensors["model"]
+        saved = checkpoint.load(find_model(source), ["model.safetensors", "config.json"], also=[f"{CODEC}.safetensors"])
     except checkpoint.CheckpointError as error:
         raise ValueError(f"init_from = {source} cannot be loaded: {error}") from error
+    theirs, table = saved.tensors["model"], json.loads(saved.texts["config.json"]).get("codec", {})
+    of_latents = table.get("kind") == "latents"
+    if of_latents != isinstance(codec, Latents):
+        what = ["is not of latents, and this run is", "is of latents, and this run is not"][of_latents]
+        raise ValueError(f"init_from = {source} {what}. {f'Add --codec {source}' if of_latents else 'Use no codec'}.")
+    if isinstance(codec, Latents):
+        other = replace(from_table(Latents, table), sha256=tensors_hash(saved.tensors.get(CODEC, {})))
+        if identity(other) != identity(codec):
+            raise ValueError(
+                f"init_from = {source} is a model of the latents of another codec, or of other statistics: its weights "
+                f"mean nothing in these. Train in its own with --codec {source}."
+            )
     mine = model.net.state_dict()
     wrong = [k for k in {**mine, **theirs} if k not in theirs or k not in mine or theirs[k].shape != mine[k].shape]
     if wrong:
