@@ -11,14 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import inkwash
 from inkwash import exchange
 from inkwash.cli.app import run as main
-from inkwash.codec import Pixels, Standard
+from inkwash.codec import Latents, Pixels, Standard
+from inkwash.codecfolder import save_codec
+from inkwash.exchange import dit_names
 from inkwash.model import Indexed
 from inkwash.modelfolder import Config, save_model
-from inkwash.nets import MLP, ClassicUNet
+from inkwash.nets import MLP, ClassicUNet, DiT, TinyAutoencoder
 from inkwash.paths import Linear, LinearBetas, Table
 from inkwash.samplers import Ddim
 from inkwash.sampling import Sampling
@@ -74,6 +77,25 @@ def test_out_to_diffusers_and_back(run: Path, capsys: pytest.CaptureFixture[str]
     assert np.array_equal(here, there)
     assert main(["import", "theirs"]) == 2
     assert "There is a model in runs/theirs already. Choose another place with --out." in capsys.readouterr().err
+
+
+def test_a_published_dit_comes_in_from_its_file(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    net = DiT(depth=1, width=384, heads=6)  # the paper's S, of one block
+    weights = net.build((2, 4, 4), inkwash.types.Given(classes=3), 2).state_dict()
+    save_file(dit_names.to_official(weights, (2, 4, 4), 2), "DiT.safetensors")
+    tiny = TinyAutoencoder(width=8, down=(1, 1), up=(1, 1), latent_channels=2)
+    save_codec(Latents(tiny, (0.0, 0.0), (1.0, 1.0)).bind(tiny.build().state_dict()), "vae")
+    assert main(["import", "DiT.safetensors"]) == 2
+    assert "give its folder with --vae" in capsys.readouterr().err
+    assert main(["import", "DiT.safetensors", "--vae", "vae", "--scheduler", "vae"]) == 2
+    assert "--scheduler is for folders of diffusers'" in capsys.readouterr().err
+    assert main(["import", "DiT.safetensors", "--vae", "vae"]) == 0
+    said = capsys.readouterr().out
+    assert "are the DiT paper's." in said
+    assert "The same." not in said  # nothing was compared
+    assert "The model is in runs/DiT." in said
+    assert "inkwash sample runs/DiT  (250 steps; faster: --sampler ddim --steps 50)" in said
+    assert inkwash.load("runs/DiT", device="cpu").config.pictures == (3, 8, 8)
 
 
 def test_a_program_lies_beside_the_model(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

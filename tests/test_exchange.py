@@ -13,22 +13,35 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import inkwash
 from inkwash import checkpoint
 from inkwash.codec import Latents, Pixels
-from inkwash.exchange import Compared, comparing, from_diffusers, to_diffusers
+from inkwash.codecfolder import save_codec
+from inkwash.exchange import Compared, comparing, dit_names, from_diffusers, from_dit, to_diffusers
 from inkwash.exchange import theirs as theirs_module
 from inkwash.exchange.schedules import from_scheduler, to_scheduler
 from inkwash.model import EdmInputs, Indexed, Plain, UnitVariance
 from inkwash.modelfolder import Config, save_model
 from inkwash.nets import ClassicUNet, DiT, KLAutoencoder, TinyAutoencoder, UNet
 from inkwash.noise import Philox, Stream
-from inkwash.paths import VE, CosineBetas, Linear, LinearBetas, QuadraticBetas, SigmoidBetas, Table
+from inkwash.paths import (
+    VE,
+    CosineBetas,
+    Linear,
+    LinearBetas,
+    QuadraticBetas,
+    SigmoidBetas,
+    Table,
+    forward_variance,
+    posterior_variance,
+)
 from inkwash.samplers import Ancestral, Ddim, Heun
 from inkwash.sampling import Sampling
 from inkwash.targets import X0, Edm, Eps, Flow, V
+from inkwash.types import Given
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # its own and its dependencies' deprecations on import
@@ -166,6 +179,18 @@ def test_a_model_that_draws_noise_gets_their_ddpm(method: Any, kind: str, varian
     config = replace(PLAIN, sampling=Sampling(method, steps=5))
     found, settings = to_scheduler(config)
     assert (found, settings.get("variance_type")) == (kind, variance)
+    back = from_scheduler(kind, settings, in_channels=3, out_channels=3)
+    assert back.notes == ()
+    if variance is None:
+        assert back.sampling.method == Ddim()
+        return
+    assert back.sampling.method == Ancestral("large" if variance == "fixed_large" else "small")
+    assert back.sampling.steps == 40
+    # Their variance at an entry, and that of the way on to the one before.
+    theirs = getattr(diffusers, kind).from_config(settings)._get_variance(20)
+    now, then = (PLAIN.path(torch.tensor([t / 40], dtype=torch.float64)) for t in (21, 20))
+    ours = {"fixed_small": posterior_variance, "fixed_large": forward_variance}[variance](now, then)
+    assert float(theirs) == pytest.approx(float(ours), rel=1e-4)
     assert to_scheduler(config, random=False)[0] == "DDIMScheduler"
 
 
@@ -184,6 +209,41 @@ def test_flow_matchings_sigma_is_t() -> None:
     assert float(made.step(eps - x0, made.timesteps[0], x).prev_sample) == pytest.approx(0.4 * 0.7 - 0.6 * 1.2)
     back = from_scheduler(kind, dict(made.config), in_channels=3, out_channels=3)
     assert (back.path, back.target, back.inputs) == (Linear(), Flow(), Plain())
+
+
+def test_a_flow_that_was_sampled_at_shifted_times_still_is() -> None:
+    settings = {"shift": 3.0}
+    made = diffusers.FlowMatchEulerDiscreteScheduler(**settings)
+    made.set_timesteps(sigmas=[1.0, 0.75, 0.5, 0.25])
+    found = from_scheduler("FlowMatchEulerDiscreteScheduler", settings, in_channels=3, out_channels=3)
+    own = replace(found.sampling, steps=4)
+    visited = own.asked(Linear(), own.times(Linear())).flatten()
+    torch.testing.assert_close(visited, made.sigmas.double(), rtol=0, atol=1e-6)
+    own.rehearse(found.path, found.target)
+    assert found.notes == ()
+    dynamic = settings | {"use_dynamic_shifting": True, "use_karras_sigmas": True}
+    found = from_scheduler("FlowMatchEulerDiscreteScheduler", dynamic, in_channels=3, out_channels=3)
+    assert found.sampling == Sampling()
+    assert "use_dynamic_shifting, use_karras_sigmas is not kept" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "variance", "out", "method", "said"),
+    [
+        ("DDPMScheduler", "learned_range", 6, Ancestral("learned"), None),
+        ("DDPMScheduler", "fixed_small_log", 3, Ancestral("small"), None),
+        ("DDPMScheduler", "learned", 6, Ancestral("small"), "variance_type = learned is not kept"),
+        ("DDPMScheduler", "learned_range", 3, Ancestral("small"), "variance_type = learned_range is not kept"),
+        ("PNDMScheduler", None, 3, Ddim(), "PNDMScheduler is not kept as the sampler"),
+    ],
+)
+def test_a_way_of_sampling_that_is_not_kept_is_told(
+    kind: str, variance: str | None, out: int, method: Any, said: str | None
+) -> None:
+    found = from_scheduler(kind, {"variance_type": variance} if variance else {}, in_channels=3, out_channels=out)
+    assert found.sampling.method == method
+    assert len(found.notes) == (said is not None)
+    assert said is None or said in found.notes[0]
 
 
 def test_what_is_left_out_of_a_config_is_their_default() -> None:
@@ -289,7 +349,7 @@ def test_a_flow_model_of_classes_comes_with_a_loop_and_goes_back(tmp_path: Path)
     assert found[0].difference < 1e-4
     assert not (tmp_path / "out/model_index.json").exists()
     assert "no ready pipeline" in (tmp_path / "out/README.md").read_text()
-    config, again = from_diffusers(tmp_path / "out", tmp_path / "back")
+    config, again, _ = from_diffusers(tmp_path / "out", tmp_path / "back")
     assert all(c.difference < 1e-4 for c in again)
     parts = ("shape", "path", "target", "inputs", "codec", "classes")
     assert [getattr(config, p) for p in parts] == [getattr(FLOW, p) for p in parts]
@@ -311,7 +371,7 @@ def test_a_latent_dit_draws_the_same_in_their_pipeline_and_goes_back(tmp_path: P
         whole([1], guidance_scale=w, generator=torch.Generator().manual_seed(0), **options).images for w in (1, 4.0)
     ]
     assert np.abs(seen[0] - seen[1]).max() > 1e-3
-    config, _ = from_diffusers(tmp_path / "out", tmp_path / "back")
+    config, _, _ = from_diffusers(tmp_path / "out", tmp_path / "back")
     assert (config.classes, config.learned_variance, config.sampling.clip) == (("cat", "dog"), True, False)
     assert same_weights(run, tmp_path / "back")
     here, there = (inkwash.load(r, device="cpu") for r in (run, tmp_path / "back"))
@@ -398,10 +458,11 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_pipeline_of_theirs_becomes_a_model_of_ours(pipeline: Path, tmp_path: Path) -> None:
-    config, found = from_diffusers(pipeline, tmp_path / "run")
+    config, found, _ = from_diffusers(pipeline, tmp_path / "run")
     assert [c.what.split(",")[0] for c in found] == ["UNet2DModel", "DDIMScheduler"]
     assert all(c.difference < 1e-4 for c in found)
     assert (config.path, config.target, config.classes) == (Table(CosineBetas(30)), X0(), ())
+    assert config.sampling.method == Ancestral("small")
     pipe = inkwash.load(tmp_path / "run", device="cpu")
     assert "## Imported" in (tmp_path / "run/model/README.md").read_text()
     # Their entry i is our (i + 1)/30.
@@ -421,7 +482,7 @@ def test_a_network_alone_needs_its_scheduler(pipeline: Path, tmp_path: Path) -> 
     diffusers.UNet2DModel.from_pretrained(pipeline / "unet").save_pretrained(alone)
     with pytest.raises(ValueError, match=r"nothing says what path .*alone was trained on.*--scheduler"):
         from_diffusers(alone, tmp_path / "run")
-    config, _ = from_diffusers(alone, tmp_path / "run", scheduler=pipeline / "scheduler")
+    config, _, _ = from_diffusers(alone, tmp_path / "run", scheduler=pipeline / "scheduler")
     assert config.path == Table(CosineBetas(30))
 
 
@@ -432,7 +493,7 @@ def test_the_labels_of_a_unet_without_names_are_numbers(tmp_path: Path) -> None:
     )  # fmt: skip
     random(net).save_pretrained(tmp_path / "net")
     diffusers.DDIMScheduler(20).save_pretrained(tmp_path / "net")
-    config, _ = from_diffusers(tmp_path / "net", tmp_path / "run", scheduler=tmp_path / "net")
+    config, _, _ = from_diffusers(tmp_path / "net", tmp_path / "run", scheduler=tmp_path / "net")
     assert config.classes == ("0", "1", "2")
 
 
@@ -498,6 +559,57 @@ def test_a_difference_is_not_the_same() -> None:
     assert Compared("a", 5e-3, 9.0, 1e-3).same
     assert not Compared("a", 2e-3, 1.0, 1e-3).same
     assert not Compared("a", float("nan"), 1.0, 1e-3).same
+
+
+def official(folder: Path, net: DiT, outputs: int = 2) -> tuple[Path, Path, dict[str, torch.Tensor]]:
+    """A file in the official layout, its autoencoder's folder, and our state dict of the same weights."""
+    ours = random(net.build((2, 4, 4), Given(classes=3), outputs)).state_dict()
+    save_file(dit_names.to_official(ours, (2, 4, 4), 2), folder / "DiT.safetensors")
+    codec = CODEC.bind(random(CODEC.autoencoder.build(), 1).state_dict())
+    save_codec(codec, folder / "vae")
+    return folder / "DiT.safetensors", folder / "vae", ours
+
+
+@pytest.mark.parametrize(("outputs", "added"), [(2, "learned"), (1, "small")])
+def test_a_dit_in_the_official_layout_becomes_a_model_of_latents(tmp_path: Path, outputs: int, added: Any) -> None:
+    file, vae, ours = official(tmp_path, DiT(depth=1, width=16, heads=2), outputs)
+    config, found, notes = from_dit(file, tmp_path / "run", vae=vae, heads=2)
+    assert found == []
+    assert "are the DiT paper's" in notes[0]
+    assert (config.shape, config.classes) == ((2, 4, 4), ("0", "1", "2"))
+    assert (config.path, config.target, config.inputs) == (Table(LinearBetas(1000, 1e-4, 0.02)), Eps(), Indexed(1000))
+    assert config.net == DiT(depth=1, width=16, heads=2, freq_shift=0.0)
+    assert config.learned_variance is (outputs == 2)
+    assert config.sampling == Sampling(Ancestral(added), steps=250)
+    kept = checkpoint.load(tmp_path / "run/model").tensors["model"]
+    assert kept.keys() == ours.keys()
+    assert all(torch.equal(kept[name], ours[name]) for name in ours)
+    assert inkwash.load(tmp_path / "run", device="cpu")(1, steps=2).array.shape == (1, 8, 8, 3)
+    with pytest.raises(ValueError, match="There is a model in"):
+        from_dit(file, tmp_path / "run", vae=vae, heads=2)
+
+
+def test_what_is_no_official_dit_is_told(tmp_path: Path) -> None:
+    file, vae, _ = official(tmp_path, DiT(depth=1, width=16, heads=2))
+    with pytest.raises(ValueError, match="how many heads a DiT of width 16 has: give their number"):
+        from_dit(file, tmp_path / "run", vae=vae)
+    with pytest.raises(ValueError, match=r"is of latents \(2 channels\), and needs .* --vae .*sd-vae-ft-ema"):
+        from_dit(file, tmp_path / "run", heads=2)
+    wide = replace(CODEC.autoencoder, latent_channels=3)
+    save_codec(replace(CODEC, autoencoder=wide, mean=(0.0,) * 3, std=(1.0,) * 3).bind(wide.build().state_dict()), vae)
+    with pytest.raises(ValueError, match=r"The network has 2 channels, and the latents of .*vae have 3\."):
+        from_dit(file, tmp_path / "run", vae=vae, heads=2)
+    save_file({"x": torch.ones(1)}, file)
+    with pytest.raises(ValueError, match=r"no DiT in the official layout: it has no final_layer\.linear\.bias"):
+        from_dit(file, tmp_path / "run", vae=vae)
+    # A pickled file is not read, and what converts it is said.
+    torch.save({"x": torch.arange(3.0)}, tmp_path / "DiT.pt")
+    with pytest.raises(ValueError, match=r"DiT\.pt is no \.safetensors file") as error:
+        from_dit(tmp_path / "DiT.pt", tmp_path / "run", vae=vae)
+    program = str(error.value).partition('python -c "')[2].removesuffix('"')
+    exec(program, {})
+    assert load_file(file)["x"].tolist() == [0, 1, 2]
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_library_that_is_first_imported_while_calm_is_silent_too(

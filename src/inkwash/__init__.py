@@ -37,7 +37,7 @@ if TYPE_CHECKING:
         slerp,
     )
     from inkwash.evaluation import BoundSettings, FlowSettings, Measurement, held_out, measure
-    from inkwash.exchange import from_diffusers, pull, push, to_diffusers, to_onnx, to_torch_export
+    from inkwash.exchange import from_diffusers, from_dit, pull, push, to_diffusers, to_onnx, to_torch_export
     from inkwash.features import Classifier, DinoV2, Extractor, Inception, Lite0, Raw, extractor
     from inkwash.grids import Even, Karras, Leading, Linspace, Listed, LogSnr, Quadratic, Trailing, grid
     from inkwash.guidance import Along, Chunked, Clipped, Guided
@@ -111,7 +111,7 @@ _WHERE = {
     "codecfolder": ["load_codec", "save_codec"],
     "data": ["DataSpec", "Dataset"],
     "evaluation": ["BoundSettings", "FlowSettings", "Measurement", "held_out", "measure"],
-    "exchange": ["from_diffusers", "pull", "push", "to_diffusers", "to_onnx", "to_torch_export"],
+    "exchange": ["from_diffusers", "from_dit", "pull", "push", "to_diffusers", "to_onnx", "to_torch_export"],
     "features": ["Classifier", "DinoV2", "Extractor", "Inception", "Lite0", "Raw", "extractor"],
     "grids": ["Even", "Karras", "Leading", "Linspace", "Listed", "LogSnr", "Quadratic", "Trailing", "grid"],
     "edit": [

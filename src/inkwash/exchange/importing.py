@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path as File
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,18 +31,30 @@ from inkwash.modelfolder import Config, is_model, save_model
 from inkwash.types import Condition
 
 
+class Imported(NamedTuple):
+    """A model that was brought here: its config, what was compared and by how much it differs, and what to know of it.
+
+    notes: what was said of its sampling elsewhere that is not kept here, in sentences.
+    """
+
+    config: Config
+    compared: list[Compared]
+    notes: tuple[str, ...]
+
+
 def from_diffusers(
-    folder: str | File, out: str | File, *, scheduler: str | File | None = None
-) -> tuple[Config, list[Compared]]:
+    folder: str | File, out: str | File, *, scheduler: str | File | None = None, vae: str | File | None = None
+) -> Imported:
     """Make a model of a folder of diffusers': a pipeline's, or that of its UNet2DModel or DiTTransformer2DModel alone.
 
-    scheduler: the folder of its scheduler, where it is not in scheduler/ beside the network. The path, the target and
-    the way of sampling are taken from it; an autoencoder in vae/ becomes the codec; class names are id2label's, or
+    scheduler, vae: the folders of its scheduler and of its autoencoder, where they are not in scheduler/ and vae/
+    beside the network. The path, the target and
+    the way of sampling are taken from its scheduler; an autoencoder becomes the codec; class names are id2label's, or
     numbers. The model is published as out/model, and can be used as one that was trained here.
 
-    Returns its config, and how little it differs from diffusers' own: one call of the network, and sampling from the
-    same noise. Needs the extra `inkwash[hf]`. Raises ValueError for a network, a scheduler or settings that we do not
-    have, naming them, where anything is missing, and where the two do not draw the same.
+    What is compared with diffusers' own: one call of the network, and sampling from the same noise. Needs the extra
+    `inkwash[hf]`. Raises ValueError for a network, a scheduler or settings that we do not have, naming them, where
+    anything is missing, and where the two do not draw the same.
     """
     needs("hf", "diffusers")
     folder, out = File(folder), File(out)
@@ -58,12 +70,12 @@ def from_diffusers(
     ours = from_theirs(kind, settings, state, len(names) if names else None)
     channels = ours.shape[0]
     trained = from_scheduler(str(plan["_class_name"]), plan, in_channels=channels, out_channels=ours.outputs * channels)
-    codec = _codec(room.parent, channels)
+    codec = _codec(room.parent, channels) if vae is None else of_latents(vae, channels)
     config = _config(ours, trained, codec, names)
     with calm():
         found = _compared(config, ours, room, kind, plan)
     save_model(config, ours.weights, out / "model", _told(folder, kind, plan, found), codec=codec)
-    return config, found
+    return Imported(config, found, trained.notes)
 
 
 def _network(folder: File) -> tuple[File, dict[str, Any]]:
@@ -102,11 +114,16 @@ def _codec(pipeline: File, channels: int) -> Codec:
     """What decodes: the autoencoder beside the network, or pixels."""
     for name in ("vae", "vqvae"):
         if (pipeline / name / "config.json").is_file():
-            codec = load_codec(pipeline / name)
-            if codec.config.autoencoder.latent_channels != channels:
-                raise ValueError(f"The network has {channels} channels, and {name}/ is {codec.config.autoencoder}.")
-            return codec
+            return of_latents(pipeline / name, channels)
     return Pixels()
+
+
+def of_latents(folder: str | File, channels: int) -> LatentCodec:
+    """The codec in a folder. Raises ValueError where its latents have another number of channels."""
+    codec = load_codec(folder)
+    if (found := codec.config.autoencoder.latent_channels) != channels:
+        raise ValueError(f"The network has {channels} channels, and the latents of {folder} have {found}.")
+    return codec
 
 
 def _config(ours: Ours, trained: Trained, codec: Codec, names: tuple[str, ...]) -> Config:

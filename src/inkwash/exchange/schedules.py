@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 from inkwash.grids import AnyGrid, Even, Leading, Linspace, Trailing
 from inkwash.model import AnyInputs, Indexed, Plain
 from inkwash.modelfolder import Config
-from inkwash.paths import AnyPath, CosineBetas, Linear, LinearBetas, QuadraticBetas, SigmoidBetas, Table
+from inkwash.paths import AnyPath, CosineBetas, Linear, LinearBetas, QuadraticBetas, Shifted, SigmoidBetas, Table
 from inkwash.samplers import Ancestral, Ddim
+from inkwash.samplers.ddim import Added
 from inkwash.sampling import Sampling
 from inkwash.targets import X0, AnyTarget, Eps, Flow, V
 
@@ -25,16 +26,23 @@ FLOW = "FlowMatchEulerDiscreteScheduler"
 
 # Solvers of theirs for the same tables: a pipeline that names one was not trained differently.
 SOLVERS = ("PNDMScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "DEISMultistepScheduler")
+_OTHER_TIMES = (
+    "use_dynamic_shifting", "shift_terminal", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"
+)  # fmt: skip
 
 
 class Trained(NamedTuple):
-    """What a scheduler says of how its network was trained, and of how it is sampled."""
+    """What a scheduler says of how its network was trained, and of how it is sampled.
+
+    notes: what it says of sampling that is not kept, in sentences.
+    """
 
     path: AnyPath
     target: AnyTarget
     inputs: AnyInputs
     sampling: Sampling
     learned_variance: bool
+    notes: tuple[str, ...] = ()
 
 
 def to_scheduler(config: Config, *, random: bool = True) -> tuple[str, dict[str, Any]]:
@@ -77,8 +85,10 @@ def from_scheduler(kind: str, settings: Mapping[str, Any], *, in_channels: int, 
         raise ValueError(f"{kind}'s prediction_type {prediction!r} is unknown: it can be {', '.join(PREDICTIONS)}.")
     path = Table(_betas(kind, settings), zero_snr=bool(settings.get("rescale_betas_zero_snr", False)))
     clip = kind in TABLES and bool(settings.get("clip_sample", True))
-    sampling = Sampling(Ddim(), steps=min(50, path.steps), clip=clip, grid=_grid(kind, settings, path.steps))
-    return Trained(path, PREDICTIONS[prediction], Indexed(path.steps), sampling, learned)
+    method, notes = _method(kind, settings, learned)
+    steps = path.steps if isinstance(method, Ancestral) else min(50, path.steps)  # as many as their pipelines take
+    sampling = Sampling(method, steps=steps, clip=clip, grid=_grid(kind, settings, path.steps))
+    return Trained(path, PREDICTIONS[prediction], Indexed(path.steps), sampling, learned, notes)
 
 
 def _to_table(config: Config, table: Table, target: Eps | X0 | V, random: bool) -> tuple[str, dict[str, Any]]:
@@ -136,6 +146,22 @@ def _betas(kind: str, settings: Mapping[str, Any]) -> Any:
     )
 
 
+def _method(kind: str, settings: Mapping[str, Any], learned: bool) -> tuple[Ddim | Ancestral, tuple[str, ...]]:
+    """How a scheduler draws, as far as the same is here: their DDPM adds noise of a variance, and no other does."""
+    if kind in SOLVERS:
+        return Ddim(), (f"{kind} is not kept as the sampler: ddim is the default here. See --sampler.",)
+    if kind != "DDPMScheduler":
+        return Ddim(), ()
+    added: dict[str, Added] = dict.fromkeys(("fixed_small", "fixed_small_log"), "small")
+    added |= dict.fromkeys(("fixed_large", "fixed_large_log"), "large")
+    if learned:
+        added["learned_range"] = "learned"
+    variance = str(settings.get("variance_type", "fixed_small"))
+    if variance in added:
+        return Ancestral(added[variance]), ()
+    return Ancestral(), (f"{kind}'s variance_type = {variance} is not kept: noise of the small variance is added.",)
+
+
 def _grid(kind: str, settings: Mapping[str, Any], entries: int) -> AnyGrid:
     """Their spacing as a grid, for the two schedulers that walk a table; the solvers' spacings need not be kept."""
     spacing = settings.get("timestep_spacing", "leading")
@@ -151,8 +177,12 @@ def _from_flow(settings: Mapping[str, Any], learned: bool) -> Trained:
     if learned:
         raise ValueError(f"A {FLOW} has no variance to learn, but the network has twice as many outputs as inputs.")
     _refuse(FLOW, settings, {"invert_sigmas": False, "stochastic_sampling": False, "num_train_timesteps": 1000})
-    # Shifts and Karras sigmas say which times are visited, not what the network learned: sampling may choose others.
-    return Trained(Linear(), Flow(), Plain(), Sampling(), learned_variance=False)
+    # What follows says which times are visited, not what the network learned.
+    lost = [name for name in _OTHER_TIMES if settings.get(name)]
+    shift = 1.0 if "use_dynamic_shifting" in lost else float(settings.get("shift", 1.0))
+    sampling = Sampling() if shift == 1 else Sampling(path=Shifted(Linear(), shift))
+    notes = (f"{FLOW}'s {', '.join(lost)} is not kept: see --steps and --grid for which times are visited.",)
+    return Trained(Linear(), Flow(), Plain(), sampling, learned_variance=False, notes=notes if lost else ())
 
 
 def _refuse(kind: str, settings: Mapping[str, Any], only: Mapping[str, Any]) -> None:

@@ -90,9 +90,7 @@ def from_theirs(kind: str, settings: Mapping[str, Any], weights: Mapping[str, Te
     if kind == "DiTTransformer2DModel":
         found = dit_names.diffusers_layout(settings)
         ours, count = dit_names.from_diffusers(weights), found.given.classes
-        if (
-            classes is None and not ours[_LABELS].any()
-        ):  # as `dit_names.to_official` writes none
+        if classes is None and not ours[_LABELS].any():  # as `dit_names.to_official` writes none
             del ours[_LABELS]
             count = 0
         elif classes is not None and classes < count:  # the rest was only filled up: see `to_theirs`
