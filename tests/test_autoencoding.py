@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -20,13 +21,14 @@ from inkwash.autoencoding.folder import CodecRun
 from inkwash.autoencoding.look import look
 from inkwash.autoencoding.losses import Loss
 from inkwash.autoencoding.recipe import read_codec_recipe, write_codec_recipe
-from inkwash.autoencoding.similarity import C1, C2, SCALES, ms_ssim, psnr, scales_for, ssim
+from inkwash.autoencoding.similarity import C1, C2, SCALES, ms_ssim, scales_for, ssim
 from inkwash.autoencoding.state import State
 from inkwash.autoencoding.step import Step, last_layer
 from inkwash.codec import LatentCodec, Latents
 from inkwash.codecfolder import load_codec, read_codec
 from inkwash.data import Dataset, Stream, load, split
 from inkwash.data.mix import normal, uniform
+from inkwash.nets.autoencoder import _KL as Module
 from inkwash.nets.autoencoder import Autoencoder, KLAutoencoder, Posterior
 from inkwash.optim import Schedule
 from inkwash.training import TrainingError
@@ -49,12 +51,6 @@ def noisy(x: Tensor, amount: float, seed: int = 1) -> Tensor:
 
 
 # How alike pictures are
-
-
-def test_psnr_is_the_range_squared_over_the_squared_error() -> None:
-    x = pictures(2, 16)
-    y = torch.stack([x[0] + 0.2, x[1] - 0.02])
-    assert psnr(x, y).tolist() == pytest.approx([20.0, 40.0], abs=1e-3)  # 10 log10(4/0.04) and 10 log10(4/0.0004)
 
 
 def test_ssim_of_flat_pictures_compares_their_luminance_alone() -> None:
@@ -105,6 +101,13 @@ def test_both_agree_with_torchmetrics_where_the_window_lies_within_the_picture()
     expected = expected * theirs(x2, y2, return_contrast_sensitivity=True, **wide)[1] ** middle
     x3, y3 = (torch.nn.functional.avg_pool2d(p, 2) for p in (x2, y2))
     torch.testing.assert_close(ms_ssim(x, y), expected * inner(x3, y3) ** coarse, atol=2e-5, rtol=0.0)
+
+
+def test_the_exponents_are_those_published() -> None:
+    assert SCALES == (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang, Simoncelli and Bovik 2003, sec. 3.2
+    image = pytest.importorskip("torchmetrics.functional.image")
+    theirs = image.multiscale_structural_similarity_index_measure
+    assert inspect.signature(theirs).parameters["betas"].default == SCALES
 
 
 @pytest.mark.parametrize(("side", "count"), [(11, 1), (21, 1), (22, 2), (43, 2), (44, 3), (88, 4), (176, 5), (999, 5)])
@@ -278,6 +281,44 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(tmp_path: Path, adversa
     assert ("critic.last.weight" in state(tmp_path / "whole/checkpoints/step-6")) == adversarial
 
 
+def test_a_critic_that_has_begun_is_heard_on_where_the_run_is_made_longer(tmp_path: Path) -> None:
+    """Four of six steps are after its start; of sixty the next ones would be before it."""
+    r = tiny(blocks(tmp_path), adversary={"start": 0.5, "width": 8, "layers": 1})
+    list(train_codec(r, tmp_path / "run"))
+    critic = state(tmp_path / "run/checkpoints/step-6")["critic.last.weight"]
+    asked = iter([False, True])
+    *_, last = train_codec(r.lengthened(steps=60), resume=tmp_path / "run", stop=lambda: next(asked))
+    assert last.step == 7
+    assert not torch.equal(state(tmp_path / "run/checkpoints/step-7")["critic.last.weight"], critic)
+
+
+def test_latents_that_are_all_the_same_are_told_at_every_look_and_make_no_codec(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = Module.encode
+
+    def without(self: Module, x: Tensor) -> Posterior:
+        posterior = encode(self, x)
+        mean = posterior.mean.clone()
+        mean[:, 1] = 0.25
+        return posterior._replace(mean=mean)
+
+    r = tiny(blocks(tmp_path), train={"steps": 4, "look_every": 2})
+    monkeypatch.setattr(Module, "encode", without)
+    said: list[str] = []
+    with pytest.raises(
+        TrainingError, match=r"no codec: In channel 2 of 4 the .* --resume .*run --steps 8\), begin anew"
+    ):
+        for progress in train_codec(r, tmp_path / "run"):
+            said += progress.notes
+    assert [note.startswith("In channel 2 of 4") for note in said] == [False, True]
+    assert not (tmp_path / "run" / "codec").exists()
+    monkeypatch.setattr(Module, "encode", encode)
+    *_, last = train_codec(r.lengthened(steps=8), resume=tmp_path / "run")
+    assert load_codec(tmp_path / "run").config.mean != ()
+    assert last.step == 8
+
+
 def test_the_critic_is_heard_from_its_start_on(tmp_path: Path) -> None:
     source = blocks(tmp_path)
     for name, tables in (("alone", {}), ("judged", {"adversary": {"start": 0.5, "width": 8, "layers": 1}})):
@@ -362,6 +403,8 @@ def test_a_run_goes_on_only_as_it_began(tmp_path: Path) -> None:
         list(train_codec(r, tmp_path / "run"))
     with pytest.raises(ValueError, match=r"No training of a codec to resume in .*cache: it has no codec.toml"):
         list(train_codec(resume=tmp_path / "cache"))
+    *_, same = train_codec(r, resume=tmp_path / "run")  # what it left open, such as mirroring, was decided then
+    assert same.step == 2
     *_, last = train_codec(CodecRun.at(tmp_path / "run").recipe().lengthened(steps=4), resume=tmp_path / "run")
     assert last.step == 4
     assert read_codec(tmp_path / "run")["trained"]["steps"] == 4

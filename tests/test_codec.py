@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from inkwash import checkpoint
+from inkwash.cli.app import run as main
 from inkwash.codec import LatentCodec, Latents, Pixels, Scaled, Standard, channel_statistics
 from inkwash.codec.latents import chunk_of
-from inkwash.codecfolder import load_codec, read_codec, save_codec
+from inkwash.codecfolder import codec_place, load_codec, read_codec, save_codec
 from inkwash.model import Plain
 from inkwash.modelfolder import Config, save_model
 from inkwash.nets import Autoencoder, KLAutoencoder, Posterior, TinyAutoencoder, UNet
@@ -201,7 +202,6 @@ def test_a_codec_comes_back_from_its_folder_and_says_how_it_was_trained(tmp_path
         data="photos",
         trained={"steps": 7.0, "images": 70.0, "seconds": 90.0},
         measured={"psnr": 31.25, "ssim": 0.875, "none": float("nan"), "all": float("inf")},  # JSON has none of those
-        card="\nMore.\n",
     )
     assert re.fullmatch("[0-9a-f]{64}", saved.config.sha256)
     for place in (tmp_path / "run" / "codec", tmp_path / "run"):  # its own folder, or the run's that has it
@@ -213,7 +213,7 @@ def test_a_codec_comes_back_from_its_folder_and_says_how_it_was_trained(tmp_path
     assert about["codec"] == saved.config and about["data"] == "photos"
     assert about["measured"] == {"psnr": 31.25, "ssim": 0.875} and about["trained"]["steps"] == 7
     card = (tmp_path / "run" / "codec" / "README.md").read_text()
-    assert "PSNR: 31.25." in card and card.endswith("\nMore.\n") and "1.5 minutes" in card
+    assert "PSNR: 31.25." in card and "1.5 minutes" in card
     with torch.no_grad():
         next(iter(codec.net.parameters()))[0] += 1.0
     assert save_codec(codec, tmp_path / "other").config.sha256 != saved.config.sha256  # the weights tell them apart
@@ -233,6 +233,19 @@ def test_a_model_of_latents_lends_its_codec(tmp_path: Path) -> None:
         load_codec(tmp_path / "pixels")
     with pytest.raises(ValueError, match="only codecs trained here say"):
         read_codec(tmp_path / "run" / "model")
+
+
+def test_a_run_with_a_model_as_well_lends_the_codec_beside_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pixels = Config((1, 8, 8), UNet("tiny", patch=1), Linear(), Flow(), Plain(), Pixels())
+    save_model(pixels, pixels.network().state_dict(), tmp_path / "run/model")
+    assert codec_place(tmp_path / "run") == tmp_path / "run/model"
+    saved = save_codec(small(), tmp_path / "run/codec")
+    assert codec_place(tmp_path / "run") == tmp_path / "run/codec"
+    assert load_codec(tmp_path / "run").config == saved.config
+    assert main(["train", str(tmp_path / "none"), "--codec", str(tmp_path / "run")]) == 2
+    assert f"The codec is the one in {tmp_path / 'run/codec'}." in capsys.readouterr().out
 
 
 def test_what_holds_no_codec_says_what_is_missing(tmp_path: Path) -> None:

@@ -29,7 +29,8 @@ class Look:
 
     psnr: in decibels, of the mean squared error over all values of all pictures, so that one perfect picture does not
     make it infinite; ssim: the mean over the pictures (`similarity.ssim`), NaN where they are smaller than its window;
-    l1: the mean absolute error, pictures being in [-1, 1]; shown: some of both [m, H, W, C].
+    l1: the mean absolute error, pictures being in [-1, 1]; shown: some of both [m, H, W, C]; dead: the channels of
+    latents, counted from 1, that are the same everywhere in all of them: no codec can be made with those.
     """
 
     n: int
@@ -37,6 +38,7 @@ class Look:
     ssim: float
     l1: float
     shown: tuple[np.ndarray, np.ndarray]
+    dead: tuple[int, ...] = ()
 
     def figures(self) -> dict[str, float]:
         """The numbers alone."""
@@ -60,11 +62,16 @@ def look(codec: LatentCodec, data: Dataset, rows: np.ndarray) -> Look:
     values = 0
     chosen = np.linspace(0, len(rows) - 1, min(SHOWN, len(rows))).astype(np.int64)
     shown: list[tuple[np.ndarray, np.ndarray]] = []
+    lows: list[torch.Tensor] = []
+    highs: list[torch.Tensor] = []
     device = next(codec.net.parameters()).device
     for start in range(0, len(rows), CHUNK):
         images = np.array(data.images[rows[start : start + CHUNK]])
         u = torch.from_numpy(images).to(device)
-        rebuilt = codec.decode(codec.encode(u))
+        latents = codec.encode(u)
+        lows.append(latents.amin((0, 2, 3)))
+        highs.append(latents.amax((0, 2, 3)))
+        rebuilt = codec.decode(latents)
         x, y = Pixels().encode(u), Pixels().encode(rebuilt)
         difference = (x - y).double()
         squares += float(difference.square().sum())
@@ -75,7 +82,10 @@ def look(codec: LatentCodec, data: Dataset, rows: np.ndarray) -> Look:
         shown.append((images[here], rebuilt.cpu().numpy()[here]))
     before, after = (np.concatenate([pair[i] for pair in shown]) for i in (0, 1))
     error = max(squares / values, (RANGE / 255) ** 2 / values)  # equal to the last bit: as if one grey level were off
-    return Look(len(rows), 10 * math.log10(RANGE**2 / error), alike / len(rows), absolute / values, (before, after))
+    same = torch.stack(lows).amin(0) == torch.stack(highs).amax(0)
+    dead = tuple(i for i, constant in enumerate(same.tolist(), 1) if constant)
+    psnr = 10 * math.log10(RANGE**2 / error)
+    return Look(len(rows), psnr, alike / len(rows), absolute / values, (before, after), dead)
 
 
 def _fits(images: np.ndarray) -> bool:

@@ -130,7 +130,18 @@ def read_codec_recipe(text: str) -> CodecRecipe:
 
 
 def continued(old: CodecRecipe, new: CodecRecipe) -> CodecRecipe:
-    """The new recipe, for a run begun with the old one. Raises ValueError for a change to what cannot change."""
+    """The new recipe for a run begun with the old one, what it leaves open taken from there.
+
+    Raises ValueError for a change to what cannot change.
+    """
+    flip = old.data.flip if new.data.flip is None else new.data.flip
+    precision = old.train.precision if new.train.precision == "auto" else new.train.precision
+    new = replace(
+        new,
+        data=replace(new.data, flip=flip),
+        autoencoder=replace(new.autoencoder, channels=old.autoencoder.channels),  # the data's, whatever is said
+        train=replace(new.train, precision=precision),
+    )
     was, now = (json.loads(json.dumps(to_table(r))) for r in (old, new))
     refused = [key for key in FIXED if _at(was, key) != _at(now, key)]
     if refused:

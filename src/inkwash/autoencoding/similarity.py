@@ -1,6 +1,6 @@
-"""How alike two sets of pictures are: PSNR, structural similarity (SSIM), and SSIM over several scales.
+"""How alike two sets of pictures are: structural similarity (SSIM), and SSIM over several scales.
 
-All take pictures [B, C, H, W] in [-1, 1], of floats, and give one number for each, [B] float32.
+Both take pictures [B, C, H, W] in [-1, 1], of floats, and give one number for each, [B] float32.
 """
 
 from __future__ import annotations
@@ -26,11 +26,6 @@ C1, C2 = (0.01 * RANGE) ** 2, (0.03 * RANGE) ** 2
 
 SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """The exponents of the scales, finest first (Wang, Simoncelli and Bovik 2003, sec. 3.2)."""
-
-
-def psnr(x: Tensor, y: Tensor) -> Tensor:
-    """The peak signal-to-noise ratio 10·log10(RANGE²/MSE) in decibels; infinite for equal pictures."""
-    return 10 * (RANGE**2 / (x.float() - y.float()).square().flatten(1).mean(1)).log10()
 
 
 def ssim(x: Tensor, y: Tensor) -> Tensor:

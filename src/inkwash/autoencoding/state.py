@@ -37,14 +37,15 @@ class Rival:
 class State:
     """The autoencoder and its average, its optimisers, the critic where there is one, and the counters.
 
-    step: finished steps; seconds: spent training, over all sessions; skipped, streak: steps with a non-finite loss or
-    gradient, and how many of them in a row at the end.
+    judged: whether the critic has begun; step: finished steps; seconds: spent training, over all sessions; skipped,
+    streak: steps with a non-finite loss or gradient, and how many of them in a row at the end.
     """
 
     net: Autoencoder
     average: Ema
     optims: list[torch.optim.Optimizer]
     rival: Rival | None
+    judged: bool = False
     step: int = 0
     seconds: float = 0.0
     skipped: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.int64))
@@ -69,6 +70,7 @@ class State:
         """
         optims, layout = checkpoint.flatten([o.state_dict() for o in self._optims()])
         counters = {
+            "judged": self.judged,
             "step": self.step,
             "seconds": self.seconds,
             "skipped": int(self.skipped),
@@ -98,7 +100,7 @@ class State:
         states = checkpoint.unflatten(saved.tensors["optim"], counters["optim"])
         for optim, state in zip(self._optims(), states, strict=True):
             optim.load_state_dict(state)
-        self.step, self.seconds = counters["step"], counters["seconds"]
+        self.judged, self.step, self.seconds = counters["judged"], counters["step"], counters["seconds"]
         self.skipped.fill_(counters["skipped"])
         self.streak.fill_(counters["streak"])
 

@@ -48,7 +48,10 @@ class Step:
         y, posterior = self._rebuilt(state.net, x, torch.from_numpy(number))
         parts = recipe.loss.parts(x, y, posterior)
         loss = objective = recipe.loss(parts)
-        rival = state.rival if state.rival is not None and fraction >= state.rival.settings.start else None
+        rival = state.rival
+        if rival is not None:  # once begun it goes on, also where the run is made longer
+            state.judged = state.judged or fraction >= rival.settings.start
+            rival = rival if state.judged else None
         if rival is not None:
             fooled = generator_loss(self._judged(rival.net.requires_grad_(False), y))
             fair = fair_weight(recipe.loss.reconstruction(parts), fooled, last_layer(state.net))

@@ -178,12 +178,17 @@ class _Loop:
         path = self.files.folder / "samples" / f"step-{step:07d}.png"
         save_png(found.sheet(), path, {"step": step, **found.figures()})
         self.notes.append(f"step {step:,}: {found}")
+        if found.dead:
+            self.notes.append(self._useless(found))
         self._log({"step": step, **found.figures()})
         return replace(report, sampled=path, figures={**report.figures, **found.figures()})
 
     def _finish(self, report: Progress) -> Progress:
         """Measure the latents of the pictures trained on, and reconstructions of those held out; publish the codec."""
         recipe, state = self.recipe, self.state
+        glance = self._look(self._codec(), GLANCE)
+        if glance.dead:
+            raise TrainingError(f"There is no codec: {self._useless(glance)}")
         codec = self._codec().measured(self._blocks())
         found = self._look(codec, JUDGED)
         images = state.step * recipe.train.batch_size
@@ -195,6 +200,16 @@ class _Loop:
             measured=found.figures(),
         )
         return self._shown(report, found)
+
+    def _useless(self, found: Look) -> str:
+        """What to do where channels of the latents say nothing."""
+        run, more = self.files.folder, 2 * self.state.step
+        named = f"channel{'s' * (len(found.dead) > 1)} {', '.join(map(str, found.dead))}"
+        return (
+            f"In {named} of {self.recipe.autoencoder.latent_channels} the latents of all pictures are the same, and "
+            "such a codec is not saved. Where longer training does not end this (inkwash train-codec --resume "
+            f"{run} --steps {more}), begin anew with fewer --channels, another --seed, or a smaller --kl or --lr."
+        )
 
     def _blocks(self) -> Iterator[Tensor]:
         """The pictures trained on, some at a time."""

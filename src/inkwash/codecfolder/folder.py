@@ -30,13 +30,11 @@ def save_codec(
     data: str = "",
     trained: Mapping[str, float] | None = None,
     measured: Mapping[str, float] | None = None,
-    card: str = "",
 ) -> LatentCodec:
     """Write a codec's folder atomically, in place of one that may be there; the codec, its weights' SHA-256 in it.
 
     data: what it was trained on; trained: for how many steps, images and seconds; measured: what its reconstructions
-    are like (psnr, ssim, ...), of which a NaN or an infinity is left out; card: more of its card, in Markdown. Raises
-    as `checkpoint.publish` does.
+    are like (psnr, ssim, ...), of which a NaN or an infinity is left out. Raises as `checkpoint.publish` does.
     """
     weights = codec.weights
     codec = replace(codec, config=replace(codec.config, sha256=tensors_hash(weights)))
@@ -44,7 +42,7 @@ def save_codec(
     figures = {name: value for name, value in (measured or {}).items() if math.isfinite(value)}  # JSON has no others
     about = {"data": data, "trained": dict(trained or {}), "measured": figures}
     text = json.dumps({"format": FORMAT, "inkwash": __version__, **about, "codec": table}, indent=2) + "\n"
-    texts = {OWN: text, "README.md": _card(codec.config, about) + card}
+    texts = {OWN: text, "README.md": _card(codec.config, about)}
     checkpoint.publish(File(folder), {"codec": weights}, texts)
     return codec
 
@@ -57,7 +55,7 @@ def load_codec(folder: str | File) -> LatentCodec:
     measured with `LatentCodec.measured`. Raises ValueError where there is no codec, or one of another kind, and
     checkpoint.CheckpointError where it is damaged.
     """
-    place = _find(File(folder))
+    place = codec_place(folder)
     if (place / OWN).is_file():
         saved = checkpoint.load(place, [OWN, "codec.safetensors"])  # both of one version: it may be replaced
         codec, weights = _config(_table(saved.texts[OWN], place), place), saved.tensors["codec"]
@@ -79,15 +77,19 @@ def read_codec(folder: str | File) -> dict[str, Any]:
 
     Raises ValueError where there is none.
     """
-    place = _find(File(folder))
+    place = codec_place(folder)
     if not (place / OWN).is_file():
         raise ValueError(f"{place} has no {OWN}: only codecs trained here say how they were trained.")
     table = _table(checkpoint.load_text(place, OWN), place)
     return {"codec": _config(table, place), **{name: table[name] for name in ("data", "trained", "measured")}}
 
 
-def _find(folder: File) -> File:
-    """The folder the codec is in: this one, or one of those that have it."""
+def codec_place(folder: str | File) -> File:
+    """The folder a codec is in: the given one, or the first of codec/, model/ and vae/ in it. ValueError for none.
+
+    A run that trained a codec and a model as well thus lends what is in codec/.
+    """
+    folder = File(folder)
     places = (folder, folder / "codec", folder / "model", folder / "vae")
     for place in places:
         if (place / OWN).is_file():
