@@ -98,6 +98,11 @@ def test_a_published_dit_comes_in_from_its_file(run: Path, capsys: pytest.Captur
     assert inkwash.load("runs/DiT", device="cpu").config.pictures == (3, 8, 8)
 
 
+def test_help_says_what_diffusers_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "--help"]) == 0
+    assert "`--net classic-unet --set inputs.kind=plain`" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_program_lies_beside_the_model(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", "points", "--to", "torch-export"]) == 0
     assert "The same. Written to points/torch-export." in capsys.readouterr().out

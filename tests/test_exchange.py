@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -38,6 +39,7 @@ from inkwash.paths import (
     forward_variance,
     posterior_variance,
 )
+from inkwash.recipes import read_recipe
 from inkwash.samplers import Ancestral, Ddim, Heun
 from inkwash.sampling import Sampling
 from inkwash.targets import X0, Edm, Eps, Flow, V
@@ -426,8 +428,16 @@ def test_what_draws_otherwise_is_not_published(tmp_path: Path, monkeypatch: pyte
 
 def test_networks_they_do_not_have_are_refused(tmp_path: Path) -> None:
     run = saved(replace(PLAIN, net=UNet("tiny", widths=(16,), depth=1)), tmp_path / "model")
-    with pytest.raises(ValueError, match=r"diffusers has no network like UNet.*--to onnx or --to torch-export"):
+    with pytest.raises(ValueError, match=r"diffusers has no network like UNet.*--to onnx or --to torch-export") as told:
         to_diffusers(run, tmp_path / "out")
+    # What it says to train with is all that is needed.
+    words = re.search(r"`--net (\S+) --set inputs\.kind=(\S+)`", str(told.value))
+    assert words is not None
+    recipe = read_recipe("fashion-mnist", {"net.kind": words[1]}, [f"inputs.kind={words[2]}"])
+    assert isinstance(recipe.net, ClassicUNet)
+    assert recipe.inputs is not None
+    config = replace(PLAIN, path=recipe.path, target=recipe.target, inputs=recipe.inputs)
+    assert to_scheduler(config)[0] == "FlowMatchEulerDiscreteScheduler"
 
 
 # In

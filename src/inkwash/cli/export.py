@@ -33,6 +33,9 @@ def export(
     It is published only if the program draws the same: by how much it differs is said. Each folder has a draw.py that
     draws with it, and a README.
 
+    Every model can become a graph (onnx, torch-export). diffusers has no place for what `inkwash train` makes by
+    default: for it, train with `--net classic-unet --set inputs.kind=plain`.
+
     inkwash export runs/photos --to onnx
 
     inkwash export runs/photos --to diffusers photos-diffusers

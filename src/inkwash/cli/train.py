@@ -310,9 +310,10 @@ def _check_machine(overrides: Mapping[str, Any], recipe: Recipe | None, mistakes
     if start:
         _try(lambda: find_model(start), mistakes)
     if codec and not (recipe and recipe.codec and recipe.codec.sha256):  # one of a resumed run is judged later
-        from inkwash.codecfolder import load_codec
+        from inkwash.codecfolder import codec_place, load_codec
 
-        _try(lambda: load_codec(codec), mistakes)
+        if _try(lambda: load_codec(codec), mistakes) and (place := codec_place(codec)) != Path(codec):
+            say(f"The codec is the one in {place}.")
 
 
 def _try(what: Callable[[], Any], mistakes: list[str]) -> Any:

@@ -6,7 +6,7 @@ reconstructions measured), `codec.safetensors` (the autoencoder's weights), a ca
 
 from __future__ import annotations
 
-from inkwash.codecfolder.folder import load_codec, read_codec, save_codec
+from inkwash.codecfolder.folder import codec_place, load_codec, read_codec, save_codec
 from inkwash.codecfolder.theirs import from_diffusers, to_diffusers
 
-__all__ = ["from_diffusers", "load_codec", "read_codec", "save_codec", "to_diffusers"]
+__all__ = ["codec_place", "from_diffusers", "load_codec", "read_codec", "save_codec", "to_diffusers"]

@@ -26,6 +26,12 @@ FLOW = "FlowMatchEulerDiscreteScheduler"
 
 # Solvers of theirs for the same tables: a pipeline that names one was not trained differently.
 SOLVERS = ("PNDMScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "DEISMultistepScheduler")
+INSTEAD = (
+    "Export this model with --to onnx or --to torch-export, or train one that has a place there: by default with "
+    "`--net classic-unet --set inputs.kind=plain`."
+)
+"""What a user may do whose model has no place in diffusers, which is what training makes by default."""
+
 _OTHER_TIMES = (
     "use_dynamic_shifting", "shift_terminal", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"
 )  # fmt: skip
@@ -58,7 +64,7 @@ def to_scheduler(config: Config, *, random: bool = True) -> tuple[str, dict[str,
     raise ValueError(
         f"diffusers has no scheduler for path {config.path} with target {config.target} and inputs {config.inputs}. "
         "It has them for a table with target eps, x0 or v and indexed inputs of as many steps, and for the linear path "
-        "with target flow and plain inputs. Export this model with --to onnx or --to torch-export."
+        f"with target flow and plain inputs. {INSTEAD}"
     )
 
 

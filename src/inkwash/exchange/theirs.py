@@ -13,6 +13,7 @@ from torch import Tensor
 
 from inkwash.codec import Latents, Pixels
 from inkwash.exchange import dit_names, unet_names
+from inkwash.exchange.schedules import INSTEAD
 from inkwash.modelfolder import Config
 from inkwash.nets import ClassicUNet, DiT, KLAutoencoder
 from inkwash.types import Given
@@ -70,7 +71,7 @@ def to_theirs(config: Config, weights: Mapping[str, Tensor]) -> Theirs:
         return Theirs("DiTTransformer2DModel", settings | {"num_embeds_ada_norm": IMAGENET}, theirs | tables, IMAGENET)
     raise ValueError(
         f"diffusers has no network like {config.net}: it has classic-unet (UNet2DModel) and dit "
-        "(DiTTransformer2DModel). Export this model with --to onnx or --to torch-export."
+        f"(DiTTransformer2DModel). {INSTEAD}"
     )
 
 
