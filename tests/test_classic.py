@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from inkwash.exchange.unet_names import UNetLayout, diffusers_config, diffusers_layout, from_diffusers, to_diffusers
 from inkwash.kinds import from_table, to_table
 from inkwash.nets import AnyNet, ClassicUNet, UNet
-from inkwash.nets.attention import CrossAttention, SplitAttention, heads_of
+from inkwash.nets.attention import CrossAttention, LinearAttention, SplitAttention, heads_of
 from inkwash.nets.blocks import ConvNextBlock, Grow, ResNetBlock, Shrink
 from inkwash.nets.layers import attention, linear_attention
 from inkwash.types import Condition, Given
@@ -277,16 +277,28 @@ def test_linear_attention_grows_with_the_tokens_and_not_with_their_square() -> N
     assert flops(attention, 32) == 4 * flops(attention, 16)
 
 
-@pytest.mark.parametrize("linear", [False, True])
-def test_split_attention_is_its_formula_position_by_position(linear: bool) -> None:
-    layer = awake(SplitAttention(8, 4, nn.GroupNorm(2, 8), linear=linear)).double()
+def test_split_attention_is_its_formula_position_by_position() -> None:
+    layer = awake(SplitAttention(8, 4, nn.GroupNorm(2, 8))).double()
     x = draw(2, 8, 3, 2)
     tokens = normed(x, layer.norm).flatten(2).mT
     q, k, v = (torch.stack((tokens @ f.weight.T + f.bias).split(4, dim=2), dim=1) for f in (layer.q, layer.k, layer.v))
-    h = torch.cat((linear_attention if linear else attention)(q, k, v).unbind(1), dim=2)
+    h = torch.cat(attention(q, k, v).unbind(1), dim=2)
     want = x + (h @ layer.out.weight.T + layer.out.bias).mT.reshape(2, 8, 3, 2)
     assert torch.allclose(layer(x), want, rtol=0, atol=1e-12)
     assert [heads_of(48, d) for d in (0, 16, 20, 64)] == [1, 3, 2, 1]
+
+
+def test_a_layer_of_linear_attention_has_4_heads_of_32_and_a_norm_after_them() -> None:
+    new = LinearAttention(8, nn.GroupNorm(2, 8), nn.GroupNorm(4, 8))
+    x = draw(2, 8, 3, 2)
+    assert torch.equal(new.double()(x), x)
+    layer = awake(new).double()
+    tokens = normed(x, layer.norm).flatten(2).mT
+    q, k, v = (torch.stack((tokens @ w.T).split(32, dim=2), dim=1) for w in layer.qkv.weight.split(128))
+    assert q.shape == (2, 4, 6, 32)
+    h = torch.cat(linear_attention(q, k, v).unbind(1), dim=2) @ layer.out.weight.T + layer.out.bias
+    want = x + normed(h.mT.reshape(2, 8, 3, 2), layer.last)
+    assert torch.allclose(layer(x), want, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])  # through either kernel
@@ -408,10 +420,11 @@ def test_rows_of_a_batch_do_not_see_each_other(net: ClassicUNet) -> None:
 
 def test_annotated_has_what_it_is_said_to_have() -> None:
     module = ClassicUNet("annotated").build((1, 28, 28))
-    linear = [m for m in module.modules() if isinstance(m, SplitAttention) and m.attend is linear_attention]
-    full = [m for m in module.modules() if isinstance(m, SplitAttention) and m.attend is attention]
+    linear = [m for m in module.modules() if isinstance(m, LinearAttention)]
+    full = [m for m in module.modules() if isinstance(m, SplitAttention)]
     assert len(linear) == 6  # each of three levels, down and up
     assert len(full) == 1
+    assert (full[0].heads, full[0].q.out_features) == (4, 4 * 32)
     assert module.middle[0].attention is full[0]
     assert all(isinstance(step.block, ConvNextBlock) for level in module.down for step in level)
     waves = module.embed._waves(torch.tensor([2.0], dtype=torch.float64))
@@ -443,7 +456,7 @@ def test_every_convolution_sees_the_layout_that_was_chosen(net: ClassicUNet) -> 
 
 @pytest.mark.parametrize(
     ("preset", "shape", "millions"),
-    [("ddpm-cifar", (3, 32, 32), "35.7M"), ("annotated", (1, 28, 28), "6.9M"), ("wide64", (3, 64, 64), "231.4M")],
+    [("ddpm-cifar", (3, 32, 32), "35.7M"), ("annotated", (1, 28, 28), "7.0M"), ("wide64", (3, 64, 64), "231.4M")],
 )
 def test_presets_have_the_parameters_their_documentation_states(preset, shape, millions: str) -> None:
     with torch.device("meta"):

@@ -26,7 +26,7 @@ from inkwash.types import Given
 torch.set_num_threads(1)
 
 MADE = {
-    "annotated-fashion-mnist": ((1, 28, 28), 0, 6_926_177),
+    "annotated-fashion-mnist": ((1, 28, 28), 0, 6_983_073),
     "cosine-64": ((3, 64, 64), 10, 11_152_012),
     "ddpm-cifar10": ((3, 32, 32), 10, 35_751_939),
     "dit-s": ((4, 16, 16), 10, 32_478_736),

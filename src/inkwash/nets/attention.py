@@ -46,15 +46,11 @@ class SelfAttention(Recomputed):
 
 
 class SplitAttention(nn.Module):
-    """As `SelfAttention`, with q, k and v from three layers after a norm of the caller's: the literature's layout.
+    """As `SelfAttention`, with q, k and v from three layers after a norm of the caller's: the literature's layout."""
 
-    linear: through `linear_attention`, whose work grows with the number of positions and not with its square.
-    """
-
-    def __init__(self, channels: int, head_dim: int, norm: nn.Module, *, linear: bool = False) -> None:
+    def __init__(self, channels: int, head_dim: int, norm: nn.Module) -> None:
         super().__init__()
         self.heads = heads_of(channels, head_dim)
-        self.attend = linear_attention if linear else attention
         self.norm = norm
         self.q = nn.Linear(channels, channels)
         self.k = nn.Linear(channels, channels)
@@ -65,7 +61,32 @@ class SplitAttention(nn.Module):
         """x [B, C, H, W] to the same shape."""
         tokens = _tokens(self.norm(x))
         q, k, v = (f(tokens).unflatten(2, (self.heads, -1)).transpose(1, 2) for f in (self.q, self.k, self.v))
-        return _added(x, self.out(self.attend(q, k, v).transpose(1, 2).flatten(2)))
+        return _added(x, self.out(attention(q, k, v).transpose(1, 2).flatten(2)))
+
+
+class LinearAttention(nn.Module):
+    """x + last(`linear_attention` of norm(x)): its work grows with the number of positions, not with their square.
+
+    4 heads of 32 numbers each, whatever the channels, as in diffusion's tutorials. norm, last: of all channels, the
+    caller's; last starts with weights of zero, so that the whole is the identity.
+    """
+
+    HEADS, DIM = 4, 32
+
+    def __init__(self, channels: int, norm: nn.Module, last: nn.GroupNorm) -> None:
+        super().__init__()
+        self.norm = norm
+        self.qkv = nn.Linear(channels, 3 * self.HEADS * self.DIM, bias=False)
+        self.out = nn.Linear(self.HEADS * self.DIM, channels)
+        self.last = last
+        nn.init.zeros_(last.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, H, W] to the same shape."""
+        q, k, v = self.qkv(_tokens(self.norm(x))).unflatten(2, (3, self.HEADS, self.DIM)).permute(2, 0, 3, 1, 4)
+        h = self.out(linear_attention(q, k, v).transpose(1, 2).flatten(2))
+        told: Tensor = x + self.last(h.transpose(1, 2).reshape(x.shape))
+        return told
 
 
 class CrossAttention(Recomputed):

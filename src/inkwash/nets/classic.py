@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inkwash.nets.attention import CrossAttention, SplitAttention, Text
+from inkwash.nets.attention import CrossAttention, LinearAttention, SplitAttention, Text
 from inkwash.nets.blocks import ConvNextBlock, Grow, ResNetBlock, Shrink
 from inkwash.nets.layers import GROUP, Embedding, Recomputed, zeroed
 from inkwash.types import Component, Condition, Given
@@ -24,19 +24,23 @@ class ClassicUNet(Component):
     """The U-Net of Ho et al. (2020): a preset, and what to change in it. A field that is None is the preset's.
 
     preset: ddpm-cifar, DDPM's for CIFAR-10 (35.7M parameters; attention at 16x16); annotated, for 28x28: ConvNeXt
-    blocks, linear attention at each level and full attention in the middle, GELU in the time's perceptron (6.9M);
+    blocks, linear attention at each level and full attention in the middle, GELU in the time's perceptron (7.0M);
     wide64, for 64x64: widths 128, 256, 512, 1024, attention at 16x16 (231.4M).
+    What annotated has otherwise than the tutorial it is named after: widths 32, 64, 128 for 28, 56, 112; a first
+    convolution of 3x3 for 7x7; halving by 3x3 for 4x4 and doubling by copies for a transposed convolution; a skip for
+    each block and halving for one at each level, and so three blocks for two on each level up; a norm before the head
+    for a block; and parts that end in zeros at the start.
 
     widths: channels at each level, each of half the former's side; the first must be even. depth: blocks on the way
     down, and one fewer than on the way up, at each level. attention: the levels, counted from 0, with self-attention
-    after each block; linear: those with linear attention after their last block; middle: self-attention between the
-    two blocks in the middle. block: resnet (two 3x3 convolutions) or convnext (a 7x7 convolution of each channel alone,
-    then two of 3x3 through twice the width; Liu et al. 2022). head_dim: the least number of channels per attention
-    head; 0 is one head of all. groups, eps: of the group norms. activation: of the time's perceptron, silu or gelu.
-    scale_shift: the time gives a scale and a shift after a norm (Dhariwal & Nichol 2021), and not only a shift before
-    it. dropout: in [0, 1), inside the blocks. sine_first, freq_shift: the order of the time's sinusoids, and 1 where
-    the slowest turns at exactly 1/10000. shrink_padding: 1 where the convolution of stride 2 sees a row of zeros on
-    each side; 0 where it sees them below and at the right alone.
+    after each block; linear: those with linear attention, 4 heads of 32 and a norm after it, after their last block;
+    middle: self-attention between the two blocks in the middle. block: resnet (two 3x3 convolutions) or convnext (a 7x7
+    convolution of each channel alone, then two of 3x3 through twice the width; Liu et al. 2022). head_dim: the least
+    number of channels per attention head; 0 is one head of all. groups, eps: of the group norms. activation: of the
+    time's perceptron, silu or gelu. scale_shift: the time gives a scale and a shift after a norm (Dhariwal & Nichol
+    2021), and not only a shift before it. dropout: in [0, 1), inside the blocks. sine_first, freq_shift: the order of
+    the time's sinusoids, and 1 where the slowest turns at exactly 1/10000. shrink_padding: 1 where the convolution of
+    stride 2 sees a row of zeros on each side; 0 where it sees them below and at the right alone.
     Text tokens, where they are given, are looked at after every self-attention, and in the middle always.
     Raises ValueError for values that make no network.
     """
@@ -192,7 +196,7 @@ class _Step(Recomputed):
         self.block = block(inputs, outputs, 4 * s.widths[0], s.groups, s.eps, dropout, scale_shift=s.scale_shift)
         self.attention = SplitAttention(outputs, s.head_dim, norm()) if attends else None
         self.text = CrossAttention(outputs, s.head_dim, tokens, norm()) if tokens else None
-        self.linear = SplitAttention(outputs, s.head_dim, norm(), linear=True) if linear else None
+        self.linear = LinearAttention(outputs, norm(), norm()) if linear else None
 
     def forward(self, x: Tensor, emb: Tensor, text: tuple[Tensor, Tensor] | None) -> Tensor:
         x = self.block(x, emb)
