@@ -71,6 +71,14 @@ def test_from_pictures_to_a_codec_to_a_model_in_its_latents(place: Path, capsys:
     assert about["data"] == "photos"
     assert about["trained"]["images"] == 8
     assert about["measured"].keys() == {"psnr", "ssim", "l1", "n"}
+    for folder in ("runs/photos-codec", "runs/photos-codec/codec"):
+        told = " ".join(run(capsys, "info", folder).out.split())
+        assert "data photos pictures of 3 channels, to latents of 5, 4 times smaller net kl, " in told
+        assert f"PSNR {about['measured']['psnr']:.4g} dB, SSIM {about['measured']['ssim']:.4g}" in told
+        assert "std " + " ".join(f"{v:.4g}" for v in about["codec"].std) in told
+        assert f"SHA-256 {about['codec'].sha256}" in told
+        assert "trained 2 steps, 8 pictures" in told
+        assert "files whole (SHA-256 checked)" in told
     recipe = CodecRun.at("runs/photos-codec").recipe()
     assert (recipe.loss.kl, recipe.adversary, recipe.data.flip) == (1e-5, None, True)
 

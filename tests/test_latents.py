@@ -18,6 +18,7 @@ from torch import Tensor
 import inkwash
 from inkwash import checkpoint
 from inkwash.cli import main
+from inkwash.cli.info import _codec
 from inkwash.codec import LatentCodec, Latents, Pixels
 from inkwash.edit import Fill, Vary
 from inkwash.editing import as_kept, encoded, read_mask, read_picture
@@ -272,6 +273,13 @@ def test_commands_take_a_model_of_latents(run: Any, line: str) -> None:
     if "--out" in line:
         with Image.open(re.search(r"--out (\S+)", line)[1]) as drawn:  # type: ignore[index]
             assert drawn.width > 2 * SIDE
+
+
+def test_a_scaling_that_is_the_same_for_all_channels_is_not_called_standardised() -> None:
+    bound = codec()
+    assert "4 x 8 x 8, each channel standardised" in _codec(made(bound)[0])
+    preset = replace(bound.config, mean=(0.5,) * 4, std=(4.0,) * 4)
+    assert "all channels shifted by 0.5 and divided by 4:" in _codec(made(bound, codec=preset)[0])
 
 
 def test_measurements_in_pixels_and_densities_are_refused(run: Any, pipe: Pipeline) -> None:

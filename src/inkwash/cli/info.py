@@ -1,7 +1,8 @@
-"""`inkwash info`: what a model is."""
+"""`inkwash info`: what a model is, or a codec."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,15 +15,20 @@ if TYPE_CHECKING:
 
 
 def info(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or a model's.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, a model's, or a codec's.")],
     trust: Annotated[bool, typer.Option("--trust", help="Run code from outside inkwash that the model names.")] = False,
 ) -> None:
-    """Say what a model is.
+    """Say what a model is, or a codec.
 
     What it was trained on and for how long, its parts, and whether its files are whole. No weights are loaded.
     """
-    from inkwash.modelfolder import find_model, read_config
+    from inkwash.modelfolder import find_model, is_model, read_config
 
+    codec = next((f for f in (run, run / "codec") if (f / "codec.json").is_file()), None)
+    if codec is not None and not is_model(run):
+        say(str(codec))
+        say(table(_own_codec(codec) | {"files": _state(codec)} | _checkpoints(run)))
+        return
     folder = find_model(run)
     config = read_config(folder, trust=trust)
     say(str(folder))
@@ -37,30 +43,62 @@ def _model(config: Config) -> dict[str, str]:
         "data": config.data,
         "examples": f"{shape} (channels x height x width)" if pictures else f"vectors of {shape}",
         "classes": f"{len(config.classes)}: {', '.join(config.classes)}" if config.classes else "none",
-        "net": f"{_kind(config.net)}, {number(_parameters(config))} parameters: {config.net}",
+        "net": f"{_kind(config.net)}, {number(_size(config.network))} parameters: {config.net}",
         "path": str(config.path),
         "target": str(config.target),
         "inputs": str(config.inputs),
         "codec": _codec(config),
         "sampling": f"{own.method}, {some(own.steps, 'step')}, guidance {own.guidance:g}"
         + (", clipped" if own.clip else ""),
-        "trained": f"{some(int(trained.get('steps', 0)), 'step')}, {number(trained.get('images', 0))} examples, "
-        f"{duration(trained.get('seconds', 0.0))}",
+        "trained": _trained(trained, "examples"),
     }
+
+
+def _own_codec(folder: Path) -> dict[str, str]:
+    """What codec.json says."""
+    from inkwash.codecfolder import read_codec
+
+    about = read_codec(folder)
+    codec, measured = about["codec"], dict(about["measured"])
+    net, n = codec.autoencoder, int(measured.pop("n", 0))
+    shrunk = f"to latents of {net.latent_channels}, {net.factor} times smaller"
+    figures = ", ".join(f"{name.upper()} {value:.4g}{' dB' * (name == 'psnr')}" for name, value in measured.items())
+    return {
+        "data": about["data"] or "not stated",
+        "pictures": f"of {some(net.channels, 'channel')}, {shrunk}",
+        "net": f"{_kind(net)}, {number(_size(net.build))} parameters: {net}",
+        "rebuilds": (figures or "not measured") + (f", on {some(n, 'held-out picture')}" if n else ""),
+        "statistics": f"mean {_row(codec.mean)}\nstd  {_row(codec.std)}",
+        "trained": _trained(about["trained"], "pictures"),
+        "weights": f"SHA-256 {codec.sha256}",
+    }
+
+
+def _trained(trained: Mapping[str, float], what: str) -> str:
+    steps = some(int(trained.get("steps", 0)), "step")
+    return f"{steps}, {number(trained.get('images', 0))} {what}, {duration(trained.get('seconds', 0.0))}"
+
+
+def _row(values: tuple[float, ...]) -> str:
+    return " ".join(f"{v:.4g}" for v in values)
 
 
 def _codec(config: Config) -> str:
     if config.pictures == config.shape:
         return str(config.codec)
     autoencoder = getattr(config.codec, "autoencoder", config.codec)
-    return f"latents of {' x '.join(map(str, config.shape))}, each channel standardised: {autoencoder}"
+    mean, std = (list(getattr(config.codec, name, ())) for name in ("mean", "std"))
+    alike = len({*mean}) == len({*std}) == 1 < len(mean)  # as a published codec states it, not as measured
+    how = f"all channels shifted by {mean[0]:.4g} and divided by {std[0]:.4g}" if alike else "each channel standardised"
+    return f"latents of {' x '.join(map(str, config.shape))}, {how}: {autoencoder}"
 
 
-def _parameters(config: Config) -> int:
+def _size(build: Callable[[], Any]) -> int:
+    """How many parameters the network has that is built."""
     import torch
 
     with torch.device("meta"):  # shapes without memory
-        net = config.network()
+        net = build()
     return sum(p.numel() for p in net.parameters())
 
 
