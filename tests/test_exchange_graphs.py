@@ -18,13 +18,13 @@ from torch import nn
 
 import inkwash
 from inkwash import checkpoint
-from inkwash.codec import Latents, Pixels, Standard
+from inkwash.codec import LatentCodec, Latents, Pixels, Standard
 from inkwash.exchange import graphs, to_onnx, to_torch_export
 from inkwash.exchange.loops import draw_py
 from inkwash.exchange.staging import staged
 from inkwash.model import Indexed, UnitVariance
 from inkwash.modelfolder import Config, save_model
-from inkwash.nets import MLP, ClassicUNet, KLAutoencoder
+from inkwash.nets import MLP, TinyAutoencoder, UNet
 from inkwash.noise import Philox, Stream
 from inkwash.paths import VP, Linear, LinearBetas, SigmoidSchedule, Table
 from inkwash.samplers import Ancestral, Ddim, Heun
@@ -35,7 +35,7 @@ DOCS = Path(__file__).parents[1] / "docs/exchange.md"
 
 PICTURES = Config(
     shape=(1, 8, 8),
-    net=ClassicUNet(widths=(8,), depth=1, attention=(), groups=4),
+    net=UNet("tiny", widths=(8,), depth=1),
     path=Table(LinearBetas(40, scaled=True)),
     target=Eps(),
     inputs=Indexed(40),
@@ -225,6 +225,7 @@ def test_an_earlier_export_and_an_empty_folder_are_replaced(tmp_path: Path) -> N
     assert (tmp_path / "late/mine").read_text() == "written meanwhile"
 
 
+@pytest.mark.slow  # a second ONNX export
 def test_a_path_that_onnxruntime_cannot_compute_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     config = replace(POINTS, path=VP(SigmoidSchedule()), target=V(), sampling=Sampling(Ddim()))
@@ -234,9 +235,23 @@ def test_a_path_that_onnxruntime_cannot_compute_is_refused(tmp_path: Path) -> No
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
+def latents() -> LatentCodec:
+    """A codec whose channels differ."""
+    autoencoder = TinyAutoencoder(width=4, down=(1, 1), up=(1, 1), latent_channels=2)
+    return Latents(autoencoder, (0.4, -0.3), (1.6, 0.5)).bind(random(autoencoder.build()))
+
+
+def test_the_decoder_that_is_exported_is_the_codecs() -> None:
+    codec, x = latents(), torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    (pictures,) = graphs.Decoding(codec)(x)
+    assert pictures.std() > 0.05
+    there = ((pictures + 1) * 127.5).round().clamp(0, 255).permute(0, 2, 3, 1)
+    assert (there - codec.decode(x)).abs().max() <= 1
+
+
+@pytest.mark.slow
 def test_a_model_of_latents_comes_with_its_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    autoencoder = KLAutoencoder(widths=(4, 4), groups=2, latent_channels=2)
-    codec = Latents(autoencoder, (0.4, -0.3), (1.6, 0.5)).bind(random(autoencoder.build()))
+    codec = latents()
     config = replace(PICTURES, shape=(2, 4, 4), codec=codec.config, sampling=Sampling(Ddim(), steps=4, guidance=1.5))
     save_model(config, random(config.network()), tmp_path / "model", codec=codec)
     found = to_torch_export(tmp_path / "model", tmp_path / "graph")
