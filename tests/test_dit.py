@@ -110,6 +110,14 @@ def test_rotary_turns_pairs_by_row_and_column() -> None:
                 assert y[token, j + 8].item() == pytest.approx(a * math.sin(angle) + b * math.cos(angle), abs=1e-12)
 
 
+def test_what_is_turned_in_bf16_is_rounded_once() -> None:
+    x = draw(16 * 16, 32).bfloat16()
+    got = rotate(x, rotary(16, 16, 32, x))
+    want = rotate(x.double(), rotary(16, 16, 32, x.double()))
+    assert got.dtype == torch.bfloat16
+    assert ((got.double() - want).abs() <= 2**-8 * want.abs() + 1e-5).all()
+
+
 def test_turned_scores_depend_on_the_offset_alone() -> None:
     """One query and one key put everywhere: all pairs of patches that lie alike to one another score alike."""
     q, k = draw(16, seed=2).expand(20, -1), draw(16, seed=3).expand(20, -1)
