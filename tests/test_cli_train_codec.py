@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +109,28 @@ def test_all_that_is_wrong_is_told_at_once(capsys: pytest.CaptureFixture[str]) -
     assert (wrong.status, "18x18 have no latents 4 times smaller" in wrong.err) == (2, True)
     nothing = run(capsys, "train", "photos", "--codec", "photos", "--steps", "1")
     assert (nothing.status, "No codec in photos" in nothing.err) == (2, True)
+
+
+def test_a_recipe_is_trained_again_with_changes(capsys: pytest.CaptureFixture[str], place: Path) -> None:
+    (place / "small.toml").write_text(
+        '[data]\nsource = "photos"\nval_fraction = 0.2\n[autoencoder]\nwidths = [8, 16]\ngroups = 4\n'
+        '[train]\nminutes = 9\nbatch_size = 4\nprecision = "fp32"\n'
+    )
+    sets = ["--set", "loss.kl=1e-3", "--set", "train.steps=1", "--set", "optim.schedule.warmup=3"]
+    said = run(capsys, "train-codec", "small.toml", "--channels", "3", "--out", "runs/small", *sets)
+    assert said.status == 0, said.err
+    first = CodecRun.at("runs/small").recipe()
+    assert (first.autoencoder.widths, first.autoencoder.latent_channels, first.loss.kl) == ((8, 16), 3, 1e-3)
+    assert (first.train.steps, first.train.minutes, first.optim.schedule.warmup) == (1, None, 3)
+    said = run(capsys, "train-codec", "runs/small/codec.toml", "--out", "runs/again", "--lr", "0.01")
+    assert said.status == 0, said.err
+    assert CodecRun.at("runs/again").recipe() == replace(first, optim=replace(first.optim, lr=0.01))
+    wrong = ["--set", "loss.kll=1", "--set", "train.steps=many", "--set", "nonsense", "--factor", "8"]
+    said = run(capsys, "train-codec", "small.toml", *wrong)
+    assert said.status == 2
+    for mistake in ("loss.kll is unknown. Did you mean loss.kl?", "train.steps = 'many' should be", "not of the form",
+                    "autoencoder.factor = 8 and widths = [8, 16] both say"):  # fmt: skip
+        assert mistake in said.err
 
 
 def test_what_the_guide_shows_is_run() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path as File
 from typing import Any, Literal
 
 from inkwash.autoencoding.discriminator import Adversary
@@ -15,7 +16,7 @@ from inkwash.kinds import from_table, to_table
 from inkwash.nets import KLAutoencoder
 from inkwash.nets.autoencoder import PRESETS
 from inkwash.optim import AnyOptim, Muon
-from inkwash.recipes import RecipeError
+from inkwash.recipes.read import checked, read_tables
 from inkwash.types import Component
 
 FILE = "codec.toml"
@@ -77,31 +78,25 @@ class CodecRecipe(Component):
             raise ValueError("data.val_fraction = 0 holds no pictures out to judge reconstructions by. Try 0.05.")
 
     @classmethod
-    def of(cls, tables: Mapping[str, Mapping[str, Any] | None]) -> CodecRecipe:
+    def of(
+        cls, tables: Mapping[str, Mapping[str, Any] | None], *, file: str | File = "", sets: Sequence[str] = ()
+    ) -> CodecRecipe:
         """A recipe from its tables, what they leave out as usual. autoencoder.factor: 4 or 8, of the small presets.
 
-        Raises RecipeError with all that is wrong with it.
+        file: a .toml file whose tables these are to change; sets: "key=value" in TOML, which change both. Raises
+        RecipeError with all that is wrong with it.
         """
-        plain = {name: dict(table) for name, table in tables.items() if table is not None}
-        judged = plain.get("adversary")
-        makes: dict[str, Callable[[], Any]] = {
-            "data": lambda: DataSpec(**{"val_fraction": 0.05} | plain["data"]),
-            "autoencoder": lambda: _preset(**plain.get("autoencoder", {})),
-            "loss": lambda: Loss(**plain.get("loss", {})),
-            "adversary": lambda: None if judged is None else Adversary(**judged),
-            "optim": lambda: Muon(**plain.get("optim", {})),
-            "train": lambda: CodecTrain(**plain.get("train", {})),
-        }
-        parts: dict[str, Any] = {}
         mistakes: list[str] = []
-        for name, make in makes.items():
-            try:
-                parts[name] = make()
-            except ValueError as error:
-                mistakes.append(str(error))
-        if mistakes:
-            raise RecipeError(" Also: ".join(mistakes), mistakes)
-        return cls(**parts)
+        plain = {name: dict(table) for name, table in tables.items() if table is not None}
+        whole = read_tables(file, plain, sets, mistakes)
+        whole["data"] = {"val_fraction": 0.05} | whole.get("data", {})
+        try:
+            whole["autoencoder"] = _preset(**whole.get("autoencoder", {}))
+        except ValueError as error:
+            mistakes.append(str(error))
+            whole["autoencoder"] = to_table(PRESETS["f4"])
+        recipe: CodecRecipe = checked(cls, whole, mistakes)
+        return recipe
 
     def lengthened(self, **changes: Any) -> CodecRecipe:
         """The same with changes to `train`; of steps and minutes, the one given replaces the other."""
@@ -109,11 +104,17 @@ class CodecRecipe(Component):
         return replace(self, train=replace(self.train, **length | changes))
 
 
-def _preset(factor: int = 4, **changes: Any) -> KLAutoencoder:
+def _preset(factor: int | None = None, **changes: Any) -> dict[str, Any]:
+    """The table of an autoencoder from what is said of it."""
+    if factor is not None and "widths" in changes:
+        raise ValueError(
+            f"autoencoder.factor = {factor} and widths = {changes['widths']} both say how many times smaller."
+        )
+    factor = 4 if factor is None else factor
     if f"f{factor}" not in PRESETS:
         sizes = " or ".join(name.removeprefix("f") for name in PRESETS)
         raise ValueError(f"factor = {factor} must be {sizes}: how many times smaller a latent's sides are.")
-    return replace(PRESETS[f"f{factor}"], **changes)
+    return to_table(PRESETS[f"f{factor}"]) | changes
 
 
 def write_codec_recipe(recipe: CodecRecipe) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -27,7 +27,8 @@ _length, _data, _model, _run = (
 def train_codec(
     ctx: typer.Context,
     source: Annotated[
-        str | None, typer.Argument(metavar="SOURCE", help="A folder, archive, array, or name of data.")
+        str | None,
+        typer.Argument(metavar="SOURCE|RECIPE", help="A folder, archive, array, name of data, or a codec.toml."),
     ] = None,
     steps: Annotated[int | None, _length(help="Train for so many steps.")] = None,
     minutes: Annotated[float | None, _length(help="Train for so many minutes (default: 10, unless --steps).")] = None,
@@ -51,6 +52,9 @@ def train_codec(
     ] = False,
     kl: Annotated[float | None, _model(help="Weight of the latents' divergence from a normal (default: 1e-6).")] = None,
     lr: Annotated[float | None, _model(help="Learning rate (default: 2e-3).")] = None,
+    sets: Annotated[
+        list[str] | None, _model("--set", metavar="KEY=VALUE", help="Any value of the recipe; repeatable.")
+    ] = None,
     out: Annotated[Path | None, _run(help="The run's folder (default: runs/NAME-codec).")] = None,
     resume: Annotated[
         Path | None, _run(metavar="RUN", help="Go on with a run, or from one of its checkpoints.")
@@ -64,6 +68,8 @@ def train_codec(
 
     inkwash train-codec photos/ --size 128 --factor 8 --minutes 60
 
+    inkwash train-codec runs/photos-codec/codec.toml --set loss.structure=0.5
+
     inkwash train-codec --resume runs/photos-codec --minutes 120
     """
     mistakes = mistakes_so_far(ctx)
@@ -76,14 +82,19 @@ def train_codec(
             mistakes.append(f"--out {out} and --resume {resume} both say where. A resumed run stays in its folder.")
         options = {"--batch-size": batch_size, "--seed": seed, "--size": frame, "--val-fraction": val_fraction}
         options |= {"--factor": factor, "--channels": channels, "--kl": kl, "--lr": lr}
-        if fixed := [*_given(options), *(["--adversarial"] if adversarial else [])]:
+        if fixed := [*_given(options), *(["--adversarial"] if adversarial else []), *(["--set"] if sets else [])]:
             mistakes.append(f"{', '.join(fixed)} cannot change in a resumed run. Leave it out, or begin a new one.")
         made = _try(lambda: _resumed(resume, train), mistakes)
     elif source is None:
         mistakes.append("Give something to train on: a folder of pictures, or for a first try `fashion-mnist`.")
     else:
         size: Any = frame_of(frame, mistakes)
-        data = {"source": source, "size": tuple(size) if isinstance(size, list) else size, "val_fraction": val_fraction}
+        named = source.endswith(".toml")
+        data = {
+            "source": None if named else source,
+            "size": tuple(size) if isinstance(size, list) else size,
+            "val_fraction": val_fraction,
+        }
         tables = {
             "data": data,
             "autoencoder": {"factor": factor, "latent_channels": channels},
@@ -92,7 +103,7 @@ def train_codec(
             "optim": {"lr": lr},
             "train": {**train, "batch_size": batch_size, "seed": seed},
         }
-        made = _try(lambda: _fresh(tables, out), mistakes)
+        made = _try(lambda: _fresh(tables, source if named else "", sets or (), out), mistakes)
     if device:
         from inkwash.device import pick_device
 
@@ -140,12 +151,13 @@ def again(folder: Path) -> str:
     return f"inkwash train-codec --resume {shlex.quote(str(folder))}"
 
 
-def _fresh(tables: Mapping[str, Any], out: Path | None) -> tuple[CodecRecipe, Path]:
+def _fresh(tables: Mapping[str, Any], file: str, sets: Sequence[str], out: Path | None) -> tuple[CodecRecipe, Path]:
     """The recipe of a new run, its tables without what is None, and its folder."""
     from inkwash.autoencoding import CodecRecipe
     from inkwash.autoencoding.folder import CodecRun
 
-    recipe = CodecRecipe.of({name: None if t is None else _given(t) for name, t in tables.items()})
+    given = {name: None if t is None else _given(t) for name, t in tables.items()}
+    recipe = CodecRecipe.of(given, file=file, sets=sets)
     return recipe, CodecRun.new(out, recipe).folder
 
 

@@ -57,19 +57,44 @@ def read_recipe(
             _put(table, key, value)
         except ValueError as error:
             mistakes.append(str(error))
-    # How long is one fact with three names: what is said last replaces the others.
-    length = [k.removeprefix("train.") for k in (*chosen, *(s.partition("=")[0].strip() for s in sets))]
-    given = {k for k in length if k in LENGTHS and table.get("train", {}).get(k) is not None}
+    _say_one_length(table, [*chosen, *(s.partition("=")[0].strip() for s in sets)])
+    recipe: Recipe = checked(Recipe, table, mistakes)
+    return recipe
+
+
+def read_tables(file: str | File, table: Tables, sets: Sequence[str], mistakes: list[str]) -> Tables:
+    """The tables of a file, those given in place of its own, and then "key=value"; what is wrong is noted."""
+    tables = _tables(str(file)) if str(file).endswith(".toml") else {}
+    whole = {name: {**tables.get(name, {}), **table.get(name, {})} for name in {**tables, **table}}
+    for text in sets:
+        try:
+            _put(whole, *_parse(text))
+        except ValueError as error:
+            mistakes.append(str(error))
+    _say_one_length(
+        whole, [*(f"train.{k}" for k in table.get("train", {})), *(s.partition("=")[0].strip() for s in sets)]
+    )
+    return whole
+
+
+def _say_one_length(table: Tables, said: Sequence[str]) -> None:
+    """How long is one fact with three names: what is said last replaces the others."""
+    names = [k.removeprefix("train.") for k in said]
+    given = {k for k in names if k in LENGTHS and table.get("train", {}).get(k) is not None}
     if len(given) == 1:
         table["train"] = {k: v for k, v in table["train"].items() if k in given or k not in LENGTHS}
-    _say_kinds(Recipe, table)
-    unknown = _unknown(Recipe, table, "") + _unknown_preset(table.get("net"))
-    mistakes += unknown
+
+
+def checked(cls: Any, table: Tables, mistakes: list[str]) -> Any:
+    """A recipe from its tables. Raises RecipeError with all that is wrong with it, beside the mistakes made before."""
+    _say_kinds(cls, table)
+    unknown = _unknown(cls, table, "") + _unknown_preset(table.get("net"))
+    mistakes = mistakes + unknown
     try:
-        recipe: Recipe = from_table(Recipe, table, trust=True)
+        recipe = from_table(cls, table, trust=True)
     except ValueError as error:
-        told = tuple(said.split(" ", 1)[0] for said in unknown)
-        mistakes += [said for said in _explain(error) if not said.startswith(told)] if told else _explain(error)
+        told, said = tuple(said.split(" ", 1)[0] for said in unknown), _explain(cls, error)
+        mistakes += [one for one in said if not one.startswith(told)] if told else said
     if mistakes:
         said = list(dict.fromkeys(mistakes))
         head = "This recipe has a mistake:" if len(said) == 1 else f"This recipe has {len(said)} mistakes:"
@@ -176,7 +201,7 @@ def _unknown(annotation: Any, value: Any, where: str) -> list[str]:
     for key, inner in value.items():
         path = f"{where}.{key}" if where else key
         if key not in names:
-            at_top = [] if where else _elsewhere(key)
+            at_top = [] if where else _elsewhere(cls, key)
             meant = f"Did you mean {' or '.join(at_top)}?" if at_top else _nearest(key, names, where)
             said.append(f"{path} is unknown. {meant}")
         else:
@@ -195,12 +220,12 @@ def _unknown_preset(net: Any) -> list[str]:
     return [f"net.preset = {preset!r} is unknown{f' for {kind}' if kind in kinds else ''}. There are {listed}."]
 
 
-def _explain(error: ValueError) -> list[str]:
+def _explain(cls: Any, error: ValueError) -> list[str]:
     """pydantic's errors in this project's words, without those `_unknown` has told better."""
     errors = getattr(error, "errors", None)
     if errors is None:
         return [str(error)]
-    kinds = {k for a in get_type_hints(Recipe, include_extras=True).values() for k in _kinds(a)}
+    kinds = {k for a in get_type_hints(cls, include_extras=True).values() for k in _kinds(a)}
     said = []
     for one in errors():
         if one["type"] in ("unexpected_keyword_argument", "union_tag_invalid"):
@@ -264,10 +289,10 @@ def _nearest(name: str, names: Sequence[str], where: str = "") -> str:
     return f"Did you mean {dot}{near[0]}?" if near else f"There {'are' if len(shown) > 1 else 'is'} {', '.join(shown)}."
 
 
-def _elsewhere(key: str) -> list[str]:
+def _elsewhere(cls: Any, key: str) -> list[str]:
     """The tables of a recipe that a key written at its top belongs into."""
     tables = []
-    for table, annotation in get_type_hints(Recipe, include_extras=True).items():
+    for table, annotation in get_type_hints(cls, include_extras=True).items():
         kinds = _kinds(annotation)
         classes = [_class(annotation, kind) for kind in kinds] if kinds else [annotation]
         if any(is_dataclass(c) and key in _fields(c) for c in classes):
