@@ -89,9 +89,10 @@ class CodecRecipe(Component):
         mistakes: list[str] = []
         plain = {name: dict(table) for name, table in tables.items() if table is not None}
         whole = read_tables(file, plain, sets, mistakes)
-        whole["data"] = {"val_fraction": 0.05} | whole.get("data", {})
+        data, net = whole.get("data", {}), whole.get("autoencoder", {})
+        whole["data"] = {"val_fraction": 0.05} | data if isinstance(data, dict) else data
         try:
-            whole["autoencoder"] = _preset(**whole.get("autoencoder", {}))
+            whole["autoencoder"] = _preset(**net) if isinstance(net, dict) else net
         except ValueError as error:
             mistakes.append(str(error))
             whole["autoencoder"] = to_table(PRESETS["f4"])

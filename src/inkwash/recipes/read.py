@@ -65,7 +65,7 @@ def read_recipe(
 def read_tables(file: str | File, table: Tables, sets: Sequence[str], mistakes: list[str]) -> Tables:
     """The tables of a file, those given in place of its own, and then "key=value"; what is wrong is noted."""
     tables = _tables(str(file)) if str(file).endswith(".toml") else {}
-    whole = {name: {**tables.get(name, {}), **table.get(name, {})} for name in {**tables, **table}}
+    whole = tables | {k: {**said, **v} for k, v in table.items() if isinstance(said := tables.get(k, {}), dict)}
     for text in sets:
         try:
             _put(whole, *_parse(text))
