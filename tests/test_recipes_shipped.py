@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import fields, replace
 from importlib.resources import files
 from pathlib import Path
@@ -52,11 +53,11 @@ def test_all_are_listed_here_and_in_help() -> None:
 def test_a_head_says_what_the_recipe_does_and_its_commands_are_read(name: str) -> None:
     lines = head(name)
     assert lines[0].endswith(".") and any(line.startswith(f"inkwash train {name}") for line in lines)
-    for line in lines:
-        if line.startswith("inkwash train ") and "--codec" not in line:
-            args = re.sub(r"\s+#.*", "", line).replace("FOLDER", "shapes").split()[2:]
-            sets = [args[i + 1].strip("'") for i, a in enumerate(args) if a == "--set"]
-            read_recipe(name, None, sets)
+    for line in "\n".join(lines).replace("\\\n", " ").splitlines():
+        if line.startswith("inkwash train "):
+            args = shlex.split(line, comments=True)
+            assert name in args
+            read_recipe(name, None, [args[i + 1] for i, a in enumerate(args) if a == "--set"])
 
 
 @pytest.mark.parametrize("name", MADE)

@@ -16,7 +16,7 @@ T = TypeVar("T")
 def pays(device: torch.device, minutes: float | None, steps: int | None) -> bool:
     """Whether a run of this length gains from a compiled network: on CUDA, from 10 minutes or 2,000 steps on.
 
-    Compiling takes minutes. On a CPU our U-Nets then ran 1 to 8 % slower, and DiT-S 8 % faster, which half an hour hardly
+    Compiling takes minutes. On a CPU U-Nets then ran 1 to 8 % slower, and DiT-S 8 % faster, which half an hour hardly
     wins back (docs/recipes.md, "Compilation"): there it is never chosen. CUDA's limits are custom, not measured.
     """
     if device.type != "cuda":
