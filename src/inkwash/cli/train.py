@@ -218,10 +218,7 @@ def finish(folder: Path, last: Progress | None, recipe: Recipe) -> None:
         return
     spent = f"{some(last.step, 'step')} in {duration(last.seconds)}"
     if last.fraction < 1:
-        if not any((folder / "checkpoints").glob("step-*")):
-            say(f"Stopped before the first step: there is nothing to go on from. {folder} can be deleted.")
-            return
-        say(f"Stopped after {spent}; saved. Go on with\n  {again(folder)}")
+        stopped(folder, spent, again(folder))
         return
     if last.saved is None:  # resumed at its end
         train = recipe.train
@@ -242,6 +239,15 @@ def finish(folder: Path, last: Progress | None, recipe: Recipe) -> None:
     say("Next:")
     quoted = shlex.quote(str(folder))
     say(f"  inkwash sample {quoted} --gif denoising.gif\n  inkwash info {quoted}")
+
+
+def stopped(folder: Path, spent: str, again: str) -> bool:
+    """Say how to go on with a run that was stopped before its end; whether there is anything to go on from."""
+    if not any((folder / "checkpoints").glob("step-*")):
+        say(f"Stopped before the first step: there is nothing to go on from. {folder} can be deleted.")
+        return False
+    say(f"Stopped after {spent}; saved. Go on with\n  {again}")
+    return True
 
 
 def again(folder: Path) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from inkwash.cli.command import mistakes_so_far, refuse
-from inkwash.cli.train import watched
+from inkwash.cli.train import stopped, watched
 from inkwash.cli.words import duration, frame_of, say, some, table
 
 if TYPE_CHECKING:
@@ -132,11 +132,8 @@ def finish(folder: Path, last: Progress | None, recipe: CodecRecipe) -> None:
         return
     spent = f"{some(last.step, 'step')} in {duration(last.seconds)}"
     if last.fraction < 1:
-        if not any((folder / "checkpoints").glob("step-*")):
-            say(f"Stopped before the first step: there is nothing to go on from. {folder} can be deleted.")
-            return
-        say(f"Stopped after {spent}; saved. Go on with\n  {again(folder)}")
-        say(f"or end it here, for a codec of what it has learned, with\n  {again(folder)} --steps {last.step}")
+        if stopped(folder, spent, again(folder)):
+            say(f"or end it here, for a codec of what it has learned, with\n  {again(folder)} --steps {last.step}")
         return
     say(f"Trained for {spent}.")
     rows = {"codec": folder / "codec", "pictures": last.sampled, "metrics": folder / "metrics.jsonl"}

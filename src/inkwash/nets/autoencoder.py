@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal, NamedTuple
@@ -43,19 +44,19 @@ class Posterior(NamedTuple):
         return 0.5 * (self.mean.square() + self.logvar.exp() - 1 - self.logvar).flatten(1).sum(1)
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(nn.Module, ABC):
     """Base of autoencoders' modules. Pictures are [B, C, H, W] in [-1, 1], latents [B, c, H/factor, W/factor]."""
 
     encoder: nn.Module
     decoder: nn.Module
 
+    @abstractmethod
     def encode(self, x: Tensor) -> Posterior:
         """The posterior of the latents of pictures x."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(self, z: Tensor) -> Tensor:
         """The pictures of latents z, in about [-1, 1]."""
-        raise NotImplementedError
 
 
 def check_counts(config: Component, *names: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -255,7 +256,7 @@ class Front(nn.Module):
         return h, mask
 
 
-class Transformer(nn.Module):
+class Transformer(nn.Module, ABC):
     """The way through: patches in, tokens before them, blocks told time and label, patches out; a `inkwash.types.Net`.
 
     A network states how tokens know their positions (`placed`) and how blocks are told (`told`); its head starts at
@@ -301,9 +302,9 @@ class Transformer(nn.Module):
         """The rotation of queries and keys of all tokens h [B, tokens, width], if that is how they know them."""
         return None
 
+    @abstractmethod
     def told(self, e: Tensor) -> tuple[Sequence[Tensor], Tensor]:
         """What each block is told [B, 6·width], and the last norm [B, 2·width] (shift, scale), from e [B, width]."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor, t_emb: Tensor, s_emb: Tensor, cond: Condition) -> Tensor:
         """Predict the target for x [B, C, H, W] at t_emb [B], for a jump to s_emb [B]."""
