@@ -7,11 +7,13 @@ have no float64. `Coeffs.like` brings them to a picture's device and dtype where
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+import math
+from collections.abc import Callable, Collection, Generator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -111,49 +113,107 @@ class Query(NamedTuple):
     s: Tensor
 
 
+CONDITIONS = ("label", "text", "vector", "image")
+"""What a model may be told besides x and t. Each is hidden, and asked for, apart from the others."""
+
+
 @dataclass(frozen=True)
 class Condition:
     """What the pictures should show, row by row. A field that is None is absent from the model altogether.
 
     label: [B] int64 class indices; -1 is the null label, which means "any class". tokens: [B, N, W], a text's tokens;
-    present: [B, N] bool, which of them there are. A row without any is the null text.
+    present: [B, N] bool, which of them there are; a row without any is the null text. vector: [B, V] numbers, NaN where
+    one is not known. image: [B, C', H, W] of x's height and width, NaN where it is not known. All that is not known is
+    the null.
     """
 
     label: Tensor | None = None
     tokens: Tensor | None = None
     present: Tensor | None = None
+    vector: Tensor | None = None
+    image: Tensor | None = None
 
     def __post_init__(self) -> None:
         if (self.tokens is None) != (self.present is None):
             raise ValueError("A condition has both tokens [B, N, W] and present [B, N], or neither.")
 
-    def null(self) -> Condition:
-        """The same condition with every row replaced by its null: what classifier-free guidance pushes away from."""
-        return replace(
-            self,
-            label=None if self.label is None else torch.full_like(self.label, -1),
-            present=None if self.present is None else torch.zeros_like(self.present),
-        )
+    def null(self, names: Collection[str] = CONDITIONS) -> Condition:
+        """The same with every row of the conditions `names` replaced by its null: what guidance pushes away from."""
+        some = next((v for _, v in self._items() if v is not None), None)
+        every = torch.ones(0 if some is None else len(some), dtype=torch.bool)
+        return self.hide(dict.fromkeys(names, every))
 
     def drop(self, mask: Tensor) -> Condition:
-        """Replace the rows where mask [B] (bool) is true by their null."""
-        label, present = self.label, self.present
-        return replace(
-            self,
-            label=None if label is None else label.masked_fill(mask.to(label.device), -1),
-            present=None if present is None else present & ~mask.to(present.device)[:, None],
-        )
+        """Replace the rows where mask [B] (bool) is true by their null, in all conditions."""
+        return self.hide(dict.fromkeys(CONDITIONS, mask))
+
+    def hide(self, masks: Mapping[str, Tensor]) -> Condition:
+        """Replace in each named condition (`CONDITIONS`) the rows where its mask [B] (bool) is true by their null."""
+        unknown = {"label": -1, "present": False, "vector": math.nan, "image": math.nan}
+        hidden: dict[str, Tensor] = {}
+        for name, mask in masks.items():
+            field = "present" if name == "text" else name
+            value = getattr(self, field)
+            if value is not None:
+                rows = mask.to(value.device).reshape(-1, *(1,) * (value.ndim - 1))
+                hidden[field] = value.masked_fill(rows, unknown[field])
+        return replace(self, **hidden)  # type: ignore[arg-type]  # names of its fields
 
     def map(self, f: Callable[[Tensor], Tensor]) -> Condition:
         """Apply f to every tensor present: to move the condition, or to pick rows of it."""
         return Condition(**{n: None if v is None else f(v) for n, v in self._items()})
 
-    def cat(self, other: Condition) -> Condition:
-        """The rows of self followed by those of other; both must have the same fields."""
-        return Condition(**{n: None if v is None else torch.cat([v, getattr(other, n)]) for n, v in self._items()})
+    def cat(self, *others: Condition) -> Condition:
+        """The rows of self followed by those of the others; all must have the same fields.
+
+        Texts of different lengths are filled up with absent tokens.
+        """
+        rows = [self, *others]
+        most = max((c.tokens.shape[1] for c in rows if c.tokens is not None), default=0)
+        rows = [c._filled(most) for c in rows]
+        return Condition(
+            **{n: None if v is None else torch.cat([getattr(c, n) for c in rows]) for n, v in rows[0]._items()}
+        )
+
+    def _filled(self, tokens: int) -> Condition:
+        """With so many tokens in every text."""
+        if self.tokens is None or self.present is None or self.tokens.shape[1] == tokens:
+            return self
+        more = tokens - self.tokens.shape[1]
+        filled = F.pad(self.tokens, (0, 0, 0, more)), F.pad(self.present, (0, more))
+        return replace(self, tokens=filled[0], present=filled[1])
 
     def _items(self) -> list[tuple[str, Any]]:
-        return [(f.name, getattr(self, f.name)) for f in fields(self)]
+        return [(f.name, getattr(self, f.name)) for f in fields(Condition)]
+
+
+@dataclass(frozen=True)
+class Steered(Condition):
+    """A condition with more of what guidance works with: what it pushes away from, and what else it pushes towards.
+
+    base: instead of the condition's null, such as a negative prompt; others, weights [B, K]: K further conditions and
+    how strongly each is followed. A denoiser without guidance sees the condition alone. Only rows are taken of it
+    (`map`); it is not joined to others.
+    """
+
+    base: Condition | None = None
+    others: tuple[Condition, ...] = ()
+    weights: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = 0 if self.weights is None else self.weights.shape[1]
+        if given != len(self.others):
+            raise ValueError(f"{len(self.others)} further conditions have {given} weights. Each needs one: [B, K].")
+
+    def map(self, f: Callable[[Tensor], Tensor]) -> Steered:
+        """Apply f to every tensor of every condition, and to the weights."""
+        return Steered(
+            **{n: None if v is None else f(v) for n, v in self._items()},
+            base=None if self.base is None else self.base.map(f),
+            others=tuple(c.map(f) for c in self.others),
+            weights=None if self.weights is None else f(self.weights),
+        )
 
 
 class Denoiser(Protocol):
@@ -244,12 +304,15 @@ class Given:
     """What a network is told besides x and t, and so what it is built for; 0 or False is: not at all.
 
     classes: labels 0 .. classes - 1, and -1 for any. tokens: the width of a text's tokens. jumps: it is asked for the
-    mean velocity from t to s, and so looks at s_emb as well.
+    mean velocity from t to s, and so looks at s_emb as well. vector: how many numbers it is told. image: channels of
+    the picture it is shown beside x.
     """
 
     classes: int = 0
     tokens: int = 0
     jumps: bool = False
+    vector: int = 0
+    image: int = 0
 
 
 class Net(Protocol):
