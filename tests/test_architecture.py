@@ -19,7 +19,7 @@ SRC = ROOT / "src" / "inkwash"
 LAYERS = {
     "core": ["types", "noise", "kinds", "paths", "ode", "targets", "times", "grids", "model", "guidance", "drive"],
     "methods": ["samplers", "bound", "likelihood", "objectives", "edit"],
-    "parts": ["nets", "codec", "data", "optim", "device", "ranks", "features"],
+    "parts": ["nets", "codec", "data", "optim", "device", "ranks", "features", "text", "conditions"],
     "application": [
         "checkpoint",
         "modelfolder",

@@ -35,6 +35,8 @@ class Stream(IntEnum):
     BOUND = 8  # the noise in which the bound's terms are evaluated
     CHOICE = 9  # which of the bound's terms are evaluated
     GRID = 10  # the noise of the validation loss
+    SHOWN = 11  # noise on a picture that a model is shown
+    MASK = 12  # which part of it is hidden
 
 
 def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

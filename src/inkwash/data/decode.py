@@ -101,15 +101,24 @@ def decode(blob: Blob, framing: Framing) -> tuple[Array, Probe]:
             w, h = h, w
         flat = _plain(upright, framing)
         frame = _frame(flat, framing)
+    return _bytes(frame, framing.channels), Probe(w, h, mode)
+
+
+def framed_image(image: Image.Image, framing: Framing) -> Array:
+    """An opened picture as uint8 [H, W, C] of the framing: as a file of it would be decoded."""
+    return _bytes(_frame(_plain(image, framing), framing), framing.channels)
+
+
+def _bytes(frame: Image.Image, channels: int) -> Array:
     # Only 16-bit grey is "F" here; clipped because resampling overshoots at edges.
     pixels = np.asarray(frame) if frame.mode != "F" else np.asarray(frame).round().clip(0, 255).astype(np.uint8)
     if pixels.ndim == 2:
         pixels = pixels[..., None]
-    if pixels.shape[2] < framing.channels:
+    if pixels.shape[2] < channels:
         pixels = np.repeat(pixels, 3, axis=2)
-        if framing.channels == 4:
+        if channels == 4:
             pixels = np.concatenate([pixels, np.full_like(pixels[..., :1], 255)], axis=2)
-    return pixels, Probe(w, h, mode)
+    return pixels
 
 
 def fit(pixels: Array, framing: Framing) -> Array:
