@@ -7,7 +7,7 @@ left out, and guidance does not push away from it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import numpy as np
@@ -35,7 +35,7 @@ class ByText(Component):
     share of training examples whose text is hidden, in [0, 1).
     """
 
-    encoder: AnyEncoder = MiniLm()
+    encoder: AnyEncoder = field(default_factory=MiniLm)
     sha256: str | None = None
     dropout: float = 0.1
 
@@ -60,9 +60,7 @@ class ByVector(Component):
         _check_dropout("vector", self.dropout)
         for what, values in (("mean", self.mean), ("std", self.std)):
             if values is not None and not (len(values) == len(self.names) and np.isfinite(values).all()):
-                raise ValueError(
-                    f"vector.{what} = {values} must be {len(self.names)} finite numbers: one for each name."
-                )
+                raise ValueError(f"vector.{what} = {values} must be {len(self.names)} finite numbers, one a name.")
         if self.std is not None and min(self.std, default=1.0) <= 0:
             raise ValueError(f"vector.std = {self.std} must be above 0. Leave it out: it is measured.")
 
@@ -73,7 +71,7 @@ class ByVector(Component):
         for one that is known nowhere.
         """
         known = np.isfinite(vectors)
-        if empty := [n for n, k in zip(names, known.any(0), strict=True) if not k]:
+        if empty := [n for n, k in zip(names, known.T, strict=True) if not k.any()]:
             raise ValueError(f"No training example has a number {', '.join(empty)}. Take it out of data.vector.")
         columns = [vectors[k, i].astype(np.float64) for i, k in enumerate(known.T)]
         std = [c.std() if c.min() < c.max() else 1.0 for c in columns]

@@ -1,8 +1,8 @@
 """A frozen text encoder at work: texts in, the states of their tokens out.
 
-Every text is read at its own length, together with texts of that length alone: nothing is padded, so nothing has to be
-masked, and no bit of a text's tokens depends on what it is encoded with. On a CPU texts are read one by one; elsewhere
-in chunks of a fixed number, the last one filled up with copies.
+Every text is read at its own length, together with texts of that length alone, in chunks of a fixed number, of which
+the last is filled up with copies: nothing is padded, so nothing has to be masked, and no bit of a text's tokens depends
+on what it is encoded with.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CHUNK = 64
-"""Texts of one length that are read together, where not on a CPU."""
+"""Texts of one length that are read together."""
+
+CPU_CHUNK = 8
+"""The same on a CPU: nearly four times as fast as one by one for captions of five tokens, and not slower than 32."""
 
 Floats = npt.NDArray[np.float32]
 
@@ -91,7 +94,7 @@ class Encoder:
 
     def _chunks(self, ids: Sequence[Sequence[int]]) -> Iterator[list[int]]:
         """Rows to be read together: of one length, always equally many."""
-        size = 1 if self.device.type == "cpu" else CHUNK
+        size = CPU_CHUNK if self.device.type == "cpu" else CHUNK
         rows = sorted((r for r in range(len(ids)) if ids[r]), key=lambda r: len(ids[r]))
         for _, same in groupby(rows, key=lambda r: len(ids[r])):
             group = list(same)
