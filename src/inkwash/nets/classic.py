@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from inkwash.nets.attention import CrossAttention, LinearAttention, SplitAttention, Text
 from inkwash.nets.blocks import ConvNextBlock, Grow, ResNetBlock, Shrink
+from inkwash.nets.given import beside
 from inkwash.nets.layers import GROUP, Embedding, Recomputed, zeroed
 from inkwash.types import Component, Condition, Given
 
@@ -245,6 +246,8 @@ class _Module(nn.Module):
         )
         self.text = Text(given.tokens)
         self.stem = nn.Conv2d(channels, widths[0], 3, padding=1)
+        self.image, shown = given.image, given.image + 1
+        self.beside = zeroed(nn.Conv2d(shown, widths[0], 3, padding=1, bias=False)) if given.image else None
         left, c = [widths[0]], widths[0]  # channels of what the way down leaves, and of what is on its way
         self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
         for i, width in enumerate(widths):
@@ -273,9 +276,11 @@ class _Module(nn.Module):
         if x.ndim != 4 or x.shape[1] != self.channels:
             raise ValueError(f"This ClassicUNet takes pictures [B, {self.channels}, H, W], not {list(x.shape)}.")
         check_sides(x.shape[2], x.shape[3], self.factor)
-        emb, text = self.embed(t_emb, s_emb, cond), self.text(cond, x)
+        emb, text, shown = self.embed(t_emb, s_emb, cond), self.text(cond, x), beside(self.image, cond, x)
         layout = self.layout if x.device.type == "cpu" else torch.channels_last
         h = self.stem(x.contiguous(memory_format=layout))
+        if self.beside is not None and shown is not None:
+            h = h + self.beside(shown.contiguous(memory_format=layout))
         left = [h]
         for i, level in enumerate(self.down):
             for step in level.children():

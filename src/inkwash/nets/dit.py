@@ -79,6 +79,7 @@ class _Module(Transformer):
 
         super().__init__(
             channels,
+            given,
             config.patch,
             outputs,
             Embedding(width, given, frequencies=128, shift=config.freq_shift),

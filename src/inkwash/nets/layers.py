@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from inkwash.nets.given import Numbers
 from inkwash.types import Condition, Given
 
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
@@ -33,11 +34,11 @@ def sinusoids(t: Tensor, n: int, max_period: float = 10_000.0, shift: float = 0.
 
 
 class Embedding(nn.Module):
-    """What every block is told as one vector [B, width]: the time and, where given, the jump's length and the label.
+    """What every block is told as one vector [B, width]: the time and, where given, a jump's length, numbers, a label.
 
     frequencies: of the sinusoids of t_emb. With classes, the label table has classes + 1 rows, of which row 0 is the
     null label -1. With jumps, t_emb - s_emb is embedded too, through a layer that starts at zero: before it is
-    trained, the network is the one without.
+    trained, the network is the one without. A vector of numbers is told as `Numbers` says.
 
     shift: see `sinusoids`; sine_first: sines stand before cosines; activation: between the time's two layers, and last.
     """
@@ -63,12 +64,18 @@ class Embedding(nn.Module):
         self.label = nn.Embedding(classes + 1, width) if classes > 0 else None
         self.jump_in = nn.Linear(2 * frequencies, width) if given.jumps else None
         self.jump_out = zeroed(nn.Linear(width, width)) if given.jumps else None
+        self.numbers = Numbers(given.vector, width)
 
     def forward(self, t_emb: Tensor, s_emb: Tensor, cond: Condition) -> Tensor:
-        """Embed t_emb [B], s_emb [B] and cond. ValueError where a label is missing, or given to a model without."""
+        """Embed t_emb [B], s_emb [B] and cond [B, width].
+
+        Raises ValueError where a label or a vector is missing, does not fit, or is given to a model without.
+        """
         e: Tensor = self.time_out(self.activation(self.time_in(self._waves(t_emb))))
         if self.jump_in is not None and self.jump_out is not None:
             e = e + self.jump_out(self.activation(self.jump_in(self._waves(t_emb - s_emb))))
+        if (numbers := self.numbers(cond, e)) is not None:
+            e = e + numbers
         if self.label is None:
             if cond.label is not None:
                 raise ValueError("This model was built without classes and takes no label: pass Condition().")

@@ -15,7 +15,7 @@ from inkwash.types import Component, Condition, Given
 
 @dataclass(frozen=True)
 class MLP(Component):
-    """A perceptron's configuration: `depth` residual blocks of `width` units, each told the time and the label.
+    """A perceptron's configuration: `depth` residual blocks of `width` units, each told the time, numbers, a label.
 
     Raises ValueError for sizes below 1.
     """
@@ -38,6 +38,8 @@ class MLP(Component):
             raise ValueError(f"An MLP takes vectors (D,), not data of shape {shape}: use a UNet for pictures.")
         if given is not None and given.tokens:
             raise ValueError("An MLP takes no text tokens: it has no attention. Use a label.")
+        if given is not None and given.image:
+            raise ValueError("An MLP is shown no picture beside x: it has no places. Use a vector.")
         return _Module(self, shape[0], given or Given(), outputs)
 
 

@@ -89,6 +89,7 @@ class _Module(Transformer):
 
         super().__init__(
             channels,
+            given,
             patch,
             outputs,
             Embedding(width, given, frequencies=128),

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inkwash.nets.attention import Text
+from inkwash.nets.given import beside
 from inkwash.nets.layers import Embedding, Recomputed, attention, zeroed
-from inkwash.types import Condition
+from inkwash.types import Condition, Given
 
 Rotation = tuple[Tensor, Tensor]
 """Cosines and sines [tokens, d] of the angles by which the pairs (j, j + d/2) of a head's d numbers are turned.
@@ -266,6 +267,7 @@ class Transformer(nn.Module, ABC):
     def __init__(
         self,
         channels: int,
+        given: Given,
         patch: int,
         outputs: int,
         embed: Embedding,
@@ -280,6 +282,8 @@ class Transformer(nn.Module, ABC):
         self.channels, self.patch, self.factor = channels, patch, patch
         self.embed, self.front = embed, front
         self.door = nn.Linear(channels * patch**2, width, bias)
+        self.image, shown = given.image, (given.image + 1) * patch**2
+        self.beside = zeroed(nn.Linear(shown, width, bias=False)) if given.image else None
         self.blocks = nn.ModuleList(blocks)
         self.norm = norm
         self.head = nn.Linear(width, patch**2 * outputs * channels, bias)
@@ -313,7 +317,10 @@ class Transformer(nn.Module, ABC):
         _check_size(x.shape[2], x.shape[3], self.patch)
         rows, cols = x.shape[2] // self.patch, x.shape[3] // self.patch
         modulations, last = self.told(self.embed(t_emb, s_emb, cond))
-        h, mask = self.front(self.placed(self.door(patches(x, self.patch)), rows, cols), cond)
+        h, shown = self.door(patches(x, self.patch)), beside(self.image, cond, x)
+        if self.beside is not None and shown is not None:
+            h = h + self.beside(patches(shown, self.patch))
+        h, mask = self.front(self.placed(h, rows, cols), cond)
         rotation = self.turned(h, rows, cols)
         for block, modulation in zip(self.blocks, modulations, strict=True):
             h = block(h, modulation, rotation, mask)

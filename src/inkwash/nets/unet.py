@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inkwash.nets.attention import CrossAttention, SelfAttention, Text
+from inkwash.nets.given import beside
 from inkwash.nets.layers import Embedding, ResBlock, norm, zeroed
 from inkwash.types import Component, Condition, Given
 
@@ -164,6 +165,8 @@ class _Module(nn.Module):
             return _Level(widths[i], depth, dropout, sizes.head_dim, i in sizes.attention, given.tokens if reads else 0)
 
         self.stem = nn.Conv2d(channels * patch**2, widths[0], 3, padding=1)
+        self.image, shown = given.image, (given.image + 1) * patch**2
+        self.beside = zeroed(nn.Conv2d(shown, widths[0], 3, padding=1, bias=False)) if given.image else None
         self.down = nn.ModuleList(level(i, depth) for i in range(last))
         self.shrink = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairwise(widths))
         self.bottom = level(last, 2 * depth)
@@ -187,9 +190,10 @@ class _Module(nn.Module):
         _check_size(x.shape[2], x.shape[3], self.factor)
         emb = self.modulation(self.embed(t_emb, s_emb, cond))
         modulation = [m[:, :, None, None] for m in emb.split(self.splits, dim=1)]
-        text = self.text(cond, x)
-        h = F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x
-        h = self.stem(h.contiguous(memory_format=torch.channels_last))
+        text, shown = self.text(cond, x), beside(self.image, cond, x)
+        h = self.stem(self._folded(x))
+        if self.beside is not None and shown is not None:
+            h = h + self.beside(self._folded(shown))
         skips = []
         for level, shrink in zip(self.down, self.shrink, strict=True):
             h = level(h, modulation, text)
@@ -201,3 +205,7 @@ class _Module(nn.Module):
             h = self.up[i](self.join[i](torch.cat([h, skips[i]], dim=1)), modulation, text)
         h = self.head(F.silu(self.norm(h)))
         return F.pixel_shuffle(h, self.patch) if self.patch > 1 else h
+
+    def _folded(self, x: Tensor) -> Tensor:
+        h = F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x
+        return h.contiguous(memory_format=torch.channels_last)
