@@ -15,6 +15,7 @@ import inkwash
 from inkwash.codec import AnyCodec, Latents, Standard
 from inkwash.features import AnyFeatures, Classifier, DinoV2, Inception, Lite0, Raw
 from inkwash.grids import AnyGrid, Even, Karras, Leading, Linspace, Listed, LogSnr, Quadratic, Trailing
+from inkwash.guidance import AnyRule, Apg, CfgZero, Rescaled
 from inkwash.kinds import OneOf, from_table, from_text, in_text, kinds_of, members_of, split_texts, to_table
 from inkwash.likelihood import Adaptive, AnySolver, AnyTrace, Exact, HeunSteps, Hutchinson, Rk4Steps
 from inkwash.model import AnyInputs, EdmInputs, Indexed, Plain, UnitVariance
@@ -86,6 +87,7 @@ SETTINGS: list[tuple[Any, Any]] = [
     (AnyObjective, Bound(Importance(50), 20)),
     *((AnySolver, s) for s in (HeunSteps(7, Even()), Rk4Steps(9, Karras(rho=3.0)), Adaptive(1e-3, 1e-5))),
     *((AnyTrace, t) for t in (Exact(), Hutchinson(4))),
+    *((AnyRule, r) for r in (Rescaled(0.3), Apg(0.2, 0.05), CfgZero())),
     (AnyCodec, Standard((0.1, 0.2), (1.0, 2.0))),
     (AnyCodec, Latents(KLAutoencoder(1, 2, (8, 8), 2, 4, False, False), (0.5, -1.0), (0.2, 3.0), "ab12")),
     (AnyAutoencoder, TinyAutoencoder(1, 8, 16, (1, 2), (2, 1))),
@@ -123,6 +125,7 @@ UNIONS = {
     "trace": AnyTrace,
     "net": AnyNet,
     "optim": AnyOptim,
+    "rule": AnyRule,
 }
 
 
@@ -263,6 +266,7 @@ def test_tables_of_parts_without_a_kind() -> None:
         "guidance": 1.0,
         "clip": False,
         "grid": {"kind": "even"},
+        "rule": {"kind": "cfg"},
     }
     assert from_table(inkwash.Sampling, table) == sampling
 

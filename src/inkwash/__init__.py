@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from inkwash.exchange import from_diffusers, from_dit, pull, push, to_diffusers, to_onnx, to_torch_export
     from inkwash.features import Classifier, DinoV2, Extractor, Inception, Lite0, Raw, extractor
     from inkwash.grids import Even, Karras, Leading, Linspace, Listed, LogSnr, Quadratic, Trailing, grid
-    from inkwash.guidance import Along, Chunked, Clipped, Guided
+    from inkwash.guidance import Along, Apg, Cfg, CfgZero, Chunked, Clipped, Guided, Rescaled
     from inkwash.likelihood import (
         Adaptive,
         Exact,
@@ -128,7 +128,7 @@ _WHERE = {
         "repaint",
         "slerp",
     ],
-    "guidance": ["Along", "Chunked", "Clipped", "Guided"],
+    "guidance": ["Along", "Apg", "Cfg", "CfgZero", "Chunked", "Clipped", "Guided", "Rescaled"],
     "likelihood": [
         "Adaptive",
         "Exact",

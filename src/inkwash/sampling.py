@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,13 +13,13 @@ from torch import Tensor
 
 from inkwash.drive import drive
 from inkwash.grids import AnyGrid, Even, Grid, Listed, spread
-from inkwash.guidance import highest, same_noise
+from inkwash.guidance import AnyRule, Cfg, Guided, Rule, check_interval, highest, same_noise
 from inkwash.kinds import from_text
 from inkwash.noise import Philox
 from inkwash.paths import AnyPath, ratio
 from inkwash.samplers import Ancestral, AnySampler, Ddim, Heun
 from inkwash.targets import check
-from inkwash.types import Component, Condition, Denoised, Path, Query, Sampler, Target
+from inkwash.types import Component, Condition, Denoised, Denoiser, Path, Query, Sampler, Target
 
 MOST_STEPS = 10_000
 """More are taken for a slip: DDPM has 1,000."""
@@ -31,7 +32,8 @@ ALL_NOISE = 5.0
 class Sampling(Component):
     """How pictures are drawn: the sampler, its steps, the guidance scale (1 = off), and x0 kept in [-1, 1] or not.
 
-    grid: which times are visited; path: another path than the model's own to sample along (`guidance.Along`).
+    grid: which times are visited; path: another path than the model's own to sample along (`guidance.Along`); rule: how
+    guidance puts its answers together; interval: (low, high) of sigma/alpha, outside of which it is off.
     """
 
     method: AnySampler = field(default_factory=Heun)
@@ -40,6 +42,8 @@ class Sampling(Component):
     clip: bool = False
     grid: AnyGrid = field(default_factory=Even)
     path: AnyPath | None = None
+    rule: AnyRule = field(default_factory=Cfg)
+    interval: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -48,6 +52,8 @@ class Sampling(Component):
             raise ValueError(f"steps = {self.steps} is too many: at most {MOST_STEPS} are taken. Usual are 10 to 50.")
         if not math.isfinite(self.guidance):
             raise ValueError(f"guidance = {self.guidance} must be a finite number. 1 is off; usual values are 1 to 4.")
+        if self.interval is not None:
+            check_interval(self.interval)
         if self.path is not None and isinstance(self.method, Ancestral | Ddim) and self.method.added == "learned":
             raise ValueError(
                 f'added = "learned" belongs to the path the model was trained on, and path = {self.path} is sampled '
@@ -63,11 +69,14 @@ class Sampling(Component):
         guidance: float | None = None,
         grid: Grid | str | None = None,
         path: Path | str | None = None,
+        rule: Rule | str | None = None,
+        interval: Sequence[float] | str | None = None,
     ) -> Sampling:
         """These settings with those given in their place.
 
-        steps: a number, or a decreasing list of times within [0, 1]; sampler, grid, path: an instance, or as text
-        ("heun", "dpm++(order=3)"); eta: of DDIM, which it implies. Raises ValueError for what does not exist or fit.
+        steps: a number, or a decreasing list of times within [0, 1]; sampler, grid, path, rule: an instance, or as text
+        ("heun", "dpm++(order=3)"); eta: of DDIM, which it implies; interval: (low, high), or as text "0.3,5"; (0, inf)
+        is everywhere. Raises ValueError for what does not exist or fit.
         """
         method: Any = from_text(AnySampler, sampler, "sampler") if isinstance(sampler, str) else sampler or self.method
         if eta is not None:
@@ -87,6 +96,9 @@ class Sampling(Component):
         elif isinstance(spacing, Listed) and steps is None:
             steps = len(spacing.times) - 1
         along: Any = from_text(AnyPath, path, "path") if isinstance(path, str) else path or self.path
+        by: Any = from_text(AnyRule, rule, "rule") if isinstance(rule, str) else rule or self.rule
+        levels = _numbers(interval) if isinstance(interval, str) else interval
+        between: Any = self.interval if levels is None else tuple(float(level) for level in levels)
         return replace(
             self,
             method=method,
@@ -94,7 +106,19 @@ class Sampling(Component):
             guidance=self.guidance if guidance is None else guidance,
             grid=spacing,
             path=along,
+            rule=by,
+            interval=between,
         )
+
+    def guided(
+        self, denoiser: Denoiser, names: Collection[str], trained: Path, weak: Denoiser | None = None
+    ) -> Denoiser:
+        """The denoiser with this guidance, which at scale 1 passes on every query that asks for no further conditions.
+
+        names: the conditions that are hidden in what is pushed away from; trained: the model's own path; weak: answers
+        for that instead, on the path that is sampled along, as the denoiser does.
+        """
+        return Guided(denoiser, self.guidance, names, self.rule, self.interval, weak, self.path or trained)
 
     def times(self, trained: Path, start: float = 1.0) -> Tensor:
         """The times to visit, [N+1, 1], for a model trained on a path: from `start`, or where the model ends, to 0.
@@ -139,3 +163,10 @@ class Sampling(Component):
         start, noise = torch.ones(1, 1, dtype=torch.float64), Philox(0, torch.zeros(1, dtype=torch.int64))
         drive(self.method(self.path or trained, start, times, noise), answer, Condition())
         return calls
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    """The numbers of "0.3,5"."""
+    with suppress(ValueError):
+        return tuple(float(number) for number in text.split(","))
+    raise ValueError(f"interval = {text!r} must be two values of sigma/alpha. Write it as in 0.3,5.")
