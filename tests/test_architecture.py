@@ -25,6 +25,8 @@ LAYERS = {
         "modelfolder",
         "codecfolder",
         "sampling",
+        "earlier",
+        "asking",
         "pipeline",
         "editing",
         "pictures",

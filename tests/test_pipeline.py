@@ -32,6 +32,7 @@ from inkwash import (
     UniPC,
     V,
 )
+from inkwash.asking import find_class
 from inkwash.codec import Pixels, Scaled, Standard, codec_for
 from inkwash.edit import Vary
 from inkwash.grids import Listed
@@ -41,7 +42,7 @@ from inkwash.modelfolder import save_model
 from inkwash.nets import ClassicUNet, DiT
 from inkwash.noise import Philox, Stream
 from inkwash.paths import VP, SigmoidSchedule
-from inkwash.pipeline import CHUNK, Pipeline, find_class
+from inkwash.pipeline import CHUNK, Pipeline
 from inkwash.targets import X0
 from inkwash.types import Coeffs
 

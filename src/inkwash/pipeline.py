@@ -6,8 +6,7 @@ drawn with it, nor in batches of which size.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path as File
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,12 +15,14 @@ import torch
 from torch import Tensor
 
 from inkwash._version import __version__
+from inkwash.asking import Ask, check_alike, encoder_of, hideable, takes
 from inkwash.codec import Codec, Pixels
 from inkwash.device import pick_device
 from inkwash.drive import Watch, drive
-from inkwash.edit import Edit, clean_time, invert
+from inkwash.earlier import split_step, weights_at
+from inkwash.edit import Edit, clean_time, invert, refuse_pictures
 from inkwash.grids import Grid
-from inkwash.guidance import Along, Chunked, Clipped, Guided, same_noise
+from inkwash.guidance import Along, Cfg, Chunked, Clipped, Rule, same_noise
 from inkwash.kinds import to_table
 from inkwash.model import Model, Prepared
 from inkwash.modelfolder import Config, load_whole
@@ -33,6 +34,8 @@ from inkwash.types import Condition, Denoised, Denoiser, Path, Query, Sampler
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
+
+    from inkwash.text import Encoder, Tokens
 
 CHUNK = {"cpu": 2, "mps": 32, "cuda": 64}
 """Pictures in every forward pass, by device; the last bits depend on it.
@@ -49,13 +52,17 @@ VECTORS = 2048
 class Samples:
     """What a pipeline drew: `array` [n, H, W, C] uint8 (floats for models of floats, [n, D] for vectors) and how.
 
-    labels: the class name of each, or () without classes; settings: everything needed to draw them again.
+    labels: the class name of each, or () without classes; settings: everything needed to draw them again, but for
+    pictures, of which it has the SHA-256; captions: what was asked of each in words, or () where nothing was; shown:
+    the pictures uint8 [n, H, W, C] that the model was shown, or None.
     """
 
     array: np.ndarray
     labels: tuple[str, ...]
     settings: dict[str, Any]
     codec: Codec = field(default_factory=Pixels)
+    captions: tuple[str, ...] = ()
+    shown: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.array)
@@ -94,16 +101,28 @@ class Pipeline:
         self.device = device
         self.chunk = chunk or (CHUNK.get(device.type, 8) if len(config.shape) == 3 else VECTORS)
         model.net.to(device).eval()
+        self._encoder: Encoder | None = None
+        self._weaker: dict[str, Pipeline] = {}
 
     def __call__(
         self,
-        n: int = 1,
+        n: int | None = None,
         *,
         label: str | int | Sequence[str | int] | None = None,
+        prompt: str | Sequence[str] | None = None,
+        negative: str | Sequence[str] | None = None,
+        also: Mapping[str, float] | None = None,
+        vector: Any = None,
+        image: Any = None,
+        mask: Any = None,
+        cond: Condition | None = None,
         steps: int | Sequence[float] | None = None,
         sampler: Sampler | str | None = None,
         eta: float | None = None,
         guidance: float | None = None,
+        rule: Rule | str | None = None,
+        interval: Sequence[float] | str | None = None,
+        weak: Pipeline | str | File | None = None,
         grid: Grid | str | None = None,
         path: Path | str | None = None,
         size: int | Sequence[int] | None = None,
@@ -114,28 +133,44 @@ class Pipeline:
         watch: Callable[[float], None] | None = None,
         trace: Watch | None = None,
     ) -> Samples:
-        """Draw n samples.
+        """Draw n samples; by default as many as were asked for in a list (of prompts, of pictures), or 1.
 
-        label: a class name or index for all, one for each sample, or None for every class in turn; steps: a number, or
-        a decreasing list of times within [0, 1]; sampler: an instance or its name ("heun", "dpm++(order=3)"); eta: of
-        DDIM, which it implies; guidance: 1 is off; grid: which times are visited ("karras"); path: another path than
-        the model's to sample along ("ve"); size: of the pictures, (height, width), or one number for both; the network
-        has learned that of training, the default, and draws others as it can; first: the number of the first of them:
-        64 from 1000 on are the last 64 of 1064; batch_size: how many are in flight at once (memory only: it changes no
-        bit); edit: start from a picture, or keep to one (`inkwash.edit`); watch is told the fraction done after every
-        call; trace sees each query and answer of the first batch.
+        What to show, each for all samples or in a list for each (docs/conditions.md, "Asking"). label: a class name or
+        index, -1 for any. prompt: a text; negative: one that guidance pushes away from; also: further texts that are
+        followed, with their weights. vector: numbers in the data's units, by name or in order. image: a picture in any
+        form (a file, a folder, uint8, Pillow's, another model's samples); mask: white where to fill it in. cond: rows
+        of a data set instead, as `asking.condition_of` gives them. What is None is left open; of a model of classes
+        that is asked for nothing, every class is drawn in turn.
 
-        What is None comes from the model's own settings. Raises ValueError for settings or a label that do not fit it.
+        How: steps: a number, or a decreasing list of times within [0, 1]; sampler: an instance or its name ("heun",
+        "dpm++(order=3)"); eta: of DDIM, which it implies; guidance: 1 is off; rule: how it is done ("apg"); interval:
+        of sigma/alpha, outside of which it is off; weak: another model, a run's folder, or RUN@STEP for an earlier step
+        of one, to push away from; grid: which times are visited ("karras"); path: another path than the model's to
+        sample along ("ve"); size: of the pictures, (height, width), or one number for both; the network has learned
+        that of training, the default, and draws others as it can; first: the number of the first of them: 64 from 1000
+        on are the last 64 of 1064; batch_size: how many are in flight at once (memory only: it changes no bit); edit:
+        start from a picture, or keep to one (`inkwash.edit`); watch is told the fraction done after every call; trace
+        sees each query and answer of the first batch.
+
+        What is None comes from the model's own settings. Raises ValueError for what does not fit the model, saying what
+        it takes.
         """
+        ask = Ask(label, prompt, negative, also, vector, image, mask, cond)
+        n = ask.count(self.config) if n is None else n
         if n < 1 or batch_size < 1:
             raise ValueError(f"n and batch_size must be at least 1, not {n} and {batch_size}.")
         if first < 0:
             raise ValueError(f"first = {first} must be at least 0: samples are numbered from there.")
-        own = self.settings(steps=steps, sampler=sampler, eta=eta, guidance=guidance, grid=grid, path=path)
-        labels = self._labels(n, label, first)
+        other = self._other(weak)
+        own = self.settings(
+            weak=other is not None, negative=negative is not None and not also,
+            steps=steps, sampler=sampler, eta=eta, guidance=guidance, rule=rule, interval=interval, grid=grid,
+            path=path,
+        )  # fmt: skip
         shape = self._shape(size)
+        asked = ask.understood(self.config, n, first, self.config.codec.pictured(shape), self._read)
         edit = edit or Edit()
-        self._refuse_pictures(edit, shape)
+        refuse_pictures(edit, self.config.codec.pictured(shape), shape)
         times = edit.times(own.times(self.model.path, edit.time))
         falls = float(-times[:, 0].diff().clamp(max=0).sum())  # a grid may go up as well
         check(self.model.path, self.model.target, own.asked(self.model.path, times[:-1]))
@@ -147,7 +182,9 @@ class Pipeline:
         for number, start in enumerate(starts):
             kept = slice(max(first - start, 0), min(first + n - start, block))
             rows = _filled(start, kept.stop, self.chunk)
-            cond = Condition(None if labels is None else labels[(rows - first).clamp(min=0)].to(self.device))
+            noise = Philox(seed, rows)
+            at = (rows - first).clamp(min=0)
+            told_rows = asked.rows(at, self.config, self.codec, shape, noise, self.device)
             fallen, last = 0.0, float(times[0])
 
             def told(query: Query, answer: Denoised, number: int = number, kept: slice = kept) -> None:
@@ -161,7 +198,8 @@ class Pipeline:
                     trace(Query(x, t, s), Denoised(answer.x0[kept], answer.eps[kept]))
 
             seen = None if watch is None and trace is None else told
-            drawn = self._draw(rows, shape, cond, own, edit, times.expand(-1, len(rows)), Philox(seed, rows), seen)
+            each = times.expand(-1, len(rows))
+            drawn = self._draw(rows, shape, told_rows, own, other, edit, each, noise, seen)
             pieces.append(self.codec.decode(drawn)[kept].cpu())  # before the cut, each in its place
         if watch is not None:
             watch(1.0)
@@ -172,31 +210,43 @@ class Pipeline:
             **({} if shape == self.config.shape else {"size": list(self.config.codec.pictured(shape)[1:])}),
             **self.described(own),
             "label": list(label) if isinstance(label, Sequence) and not isinstance(label, str) else label,
+            **asked.settings,
+            **({} if other is None else {"weak": weak if isinstance(weak, str) else other.config.trained}),
             **edit.settings(),
         }
-        names = () if labels is None else tuple(self.config.classes[i] if i >= 0 else "any" for i in labels.tolist())
-        return Samples(torch.cat(pieces).numpy(), names, settings, self.codec)
+        array = torch.cat(pieces).numpy()
+        return Samples(array, asked.labels, settings, self.codec, asked.captions, asked.shown)
 
     def encode(
         self,
         x0: Tensor,
         *,
         label: str | int | Sequence[str | int] | None = -1,
+        prompt: str | Sequence[str] | None = None,
+        vector: Any = None,
+        image: Any = None,
+        mask: Any = None,
+        cond: Condition | None = None,
         steps: int | None = None,
         sampler: Sampler | str | None = None,
         grid: Grid | str | None = None,
         path: Path | str | None = None,
         time: float = 1.0,
+        seed: int = 0,
     ) -> Tensor:
         """The latents at `time` from which sampling leads back to x0 [n, *shape], encoded data: see `edit.invert`.
 
-        label: as in a call; -1, the default, is any class, also for models without classes. Without guidance. Give them
-        back with `edit=Decode(latents, time)` and the same settings, whose times are visited upwards. Raises ValueError
-        as a call does, and for a sampler that draws noise.
+        label, prompt, vector, image, mask, cond: what x0 shows, as in a call; -1, the default, is any class, also for
+        models without classes. seed: for a task that draws noise. Without guidance. Give them back with
+        `edit=Decode(latents, time)` and the same settings, whose times are visited upwards. Raises ValueError as a call
+        does, and for a sampler that draws noise.
         """
         n, trained = len(x0), self.model.path
         own = self.settings(steps=steps, sampler=sampler, guidance=1.0, grid=grid, path=path)
-        labels = self._labels(n, label if self.config.classes or label != -1 else None)
+        if label == -1 and (not self.config.classes or cond is not None):
+            label = None
+        ask = Ask(label, prompt, None, None, vector, image, mask, cond)
+        asked = ask.understood(self.config, n, 0, self.config.codec.pictured(tuple(x0.shape[1:])), self._read)
         along = own.path or trained
         clean = torch.tensor(clean_time(trained), dtype=torch.float64)
         first = float(clean if own.path is None else same_noise(along, trained, clean))
@@ -205,18 +255,16 @@ class Pipeline:
         grown = own.times(trained, time).flatten().flip(0)
         times = torch.cat([grown.new_tensor([first]), grown[grown > first * (1 + 1e-9)]])
         check(trained, self.model.target, own.asked(trained, times))
-        cond = Condition(None if labels is None else labels.to(self.device))
+        rows = torch.arange(n)
+        shown = asked.rows(rows, self.config, self.codec, tuple(x0.shape[1:]), Philox(seed, rows), self.device)
         x0 = x0.to(self.device)
-        return invert(own.method, self._denoiser(own, times, x0), along, x0, times[:, None].expand(-1, n), cond)
+        return invert(own.method, self._denoiser(own, None, times, x0), along, x0, times[:, None].expand(-1, n), shown)
 
-    def _denoiser(self, own: Sampling, times: Tensor, x: Tensor) -> Denoiser:
+    def _denoiser(self, own: Sampling, weak: Pipeline | None, times: Tensor, x: Tensor) -> Denoiser:
         """The model asked as these settings say, whole chunks of rows like x's at these times [N]."""
-        denoiser: Denoiser = Prepared(self.model, own.asked(self.model.path, times), x)
-        if own.path is not None:
-            denoiser = Along(denoiser, self.model.path, own.path)
-        if own.guidance != 1:
-            denoiser = Guided(denoiser, own.guidance)
-        return Chunked(denoiser, self.chunk)
+        path = own.path or self.model.path
+        both = [_along(model, path, times, x) for model in (self.model, *([] if weak is None else [weak.model]))]
+        return Chunked(own.guided(both[0], hideable(self.config), self.model.path, *both[1:]), self.chunk)
 
     def _draw(
         self,
@@ -224,6 +272,7 @@ class Pipeline:
         shape: tuple[int, ...],
         cond: Condition,
         own: Sampling,
+        weak: Pipeline | None,
         edit: Edit,
         times: Tensor,
         noise: Philox,
@@ -233,20 +282,25 @@ class Pipeline:
         path = own.path or self.model.path
         z = noise(torch.empty(len(rows), *shape, device=self.device), 0, Stream.START)
         x = edit.start(path, times[0], z, rows)
-        denoiser = edit.denoiser(self._denoiser(own, times[:, 0], x), path, rows)
+        denoiser = edit.denoiser(self._denoiser(own, weak, times[:, 0], x), path, rows)
         if own.clip:
             denoiser = Clipped(denoiser, path)
         return drive(edit.method(own.method)(path, x, times, noise), denoiser, cond, watch)
 
-    def settings(self, **changes: Any) -> Sampling:
-        """The model's own sampling settings with changes (`Sampling.changed`). Raises ValueError if they do not fit."""
+    def settings(self, *, weak: bool = False, negative: bool = False, **changes: Any) -> Sampling:
+        """The model's own sampling settings with changes (`Sampling.changed`). Raises ValueError if they do not fit.
+
+        weak, negative: whether there is another model, or a text, to push away from.
+        """
         own = self.config.sampling.changed(**changes)
-        if own.guidance != 1 and not self.config.classes:
+        if own.guidance != 1 and not (hideable(self.config) or weak or negative):
             whose = " (the model's own setting)" if changes.get("guidance") is None else ""
             raise ValueError(
-                f"guidance = {own.guidance}{whose} needs a model with classes, and this one was trained without. "
-                "Use guidance = 1."
+                f"guidance = {own.guidance}{whose} needs a model with classes, or with another condition that training "
+                f"hides at times, or a weaker model to push away from. {takes(self.config)} Use guidance = 1."
             )
+        for name in [name for name, given in (("weak", weak), ("negative", negative)) if given and own.guidance == 1]:
+            raise ValueError(f"{name} is what guidance pushes away from, and guidance = 1 is off. Try guidance = 2.")
         return own
 
     def described(self, own: Sampling) -> dict[str, Any]:
@@ -257,6 +311,8 @@ class Pipeline:
             "grid": to_table(own.grid),
             **({} if own.path is None else {"path": to_table(own.path)}),
             "guidance": own.guidance,
+            **({} if own.rule == Cfg() else {"rule": to_table(own.rule)}),
+            **({} if own.interval is None else {"interval": list(own.interval)}),
             "clip": own.clip,
             "precision": "fp32" if self.model.autocast is None else "bf16",
             "device": self.device.type,
@@ -285,30 +341,31 @@ class Pipeline:
             )
         return trained[0], sides[0] // shrunk, sides[1] // shrunk
 
-    def _refuse_pictures(self, edit: Edit, shape: tuple[int, ...]) -> None:
-        """Raise ValueError for an edit of pictures where latents are diffused."""
-        for name in ("x0", "x", "y"):
-            x, (seen, here) = getattr(edit, name, None), (self.config.codec.pictured(shape), shape)
-            if isinstance(x, Tensor) and tuple(x.shape[1:]) == seen != here:
-                raise ValueError(
-                    f"{name} is a picture {list(seen)}, and this model diffuses latents {list(here)}. Encode it first, "
-                    f"with inkwash.editing.encoded(pipe, {name})."
-                )
+    def _read(self, texts: Sequence[str]) -> Tokens:
+        """The tokens of texts, by the model's own encoder, which is loaded when it is first asked."""
+        assert self.config.conditions.text is not None
+        if self._encoder is None:
+            self._encoder = encoder_of(self.config.conditions.text, self.device)
+        return self._encoder.encode(texts)
 
-    def _labels(self, n: int, label: str | int | Sequence[str | int] | None, first: int = 0) -> Tensor | None:
-        """Class indices [n] for what was asked; None for a model without classes."""
-        classes = self.config.classes
-        if not classes:
-            if label is not None:
-                raise ValueError(f"label = {label!r} was asked for, but this model was trained without classes.")
+    def _other(self, weak: Pipeline | str | File | None) -> Pipeline | None:
+        """The weaker model, loaded once. Raises ValueError for one that cannot be asked what this one is."""
+        if weak is None:
             return None
-        if label is None:
-            return torch.arange(first, first + n) % len(classes)
-        if isinstance(label, (str, int)):
-            return torch.full((n,), find_class(classes, label))
-        if len(label) != n:
-            raise ValueError(f"{len(label)} labels were given for n = {n} samples. Give one, or one for each.")
-        return torch.tensor([find_class(classes, one) for one in label])
+        if not isinstance(weak, Pipeline):
+            if str(weak) not in self._weaker:
+                precision: Literal["fp32", "bf16"] = "fp32" if self.model.autocast is None else "bf16"
+                self._weaker[str(weak)] = load(weak, device=str(self.device), precision=precision, chunk=self.chunk)
+            weak = self._weaker[str(weak)]
+        check_alike(self.config, weak.config)
+        return weak
+
+
+def _along(model: Model, path: Path, times: Tensor, x: Tensor) -> Denoiser:
+    """A model asked along a path, about rows like x's at these times [N] of it."""
+    if path == model.path:
+        return Prepared(model, times, x)
+    return Along(Prepared(model, same_noise(model.path, path, times), x), model.path, path)
 
 
 def _filled(start: int, count: int, chunk: int) -> Tensor:
@@ -325,36 +382,17 @@ def load(
     chunk: int | None = None,
     trust: bool = False,
 ) -> Pipeline:
-    """Load a model from its folder, or from the run's folder it is in, ready to be called.
+    """Load a model from its folder, or from the run's folder it is in, ready to be called; RUN@STEP as it was then.
 
     device: auto, cpu, cuda or mps; precision: what the network computes in; chunk: see `Pipeline`; 64 draws thousands
     of pictures faster on a CPU, above all in bf16; trust: whether classes from outside the package, named in the
     model's config, may be imported. Raises ValueError where there is no model.
     """
     where = pick_device(device)
+    run, step = split_step(run)
     config, model, codec = load_whole(run, trust=trust)
+    if step is not None:
+        config, weights = weights_at(run, step, config)
+        model.net.load_state_dict(weights)
     model.autocast = torch.bfloat16 if precision == "bf16" else None
     return Pipeline(config, model, where, chunk, codec)
-
-
-def find_class(classes: Sequence[str], label: str | int) -> int:
-    """The index of a class given by name (in any case where that says which) or index; -1 is the null label, "any".
-
-    Raises ValueError with the nearest names for one that does not exist.
-    """
-    text = str(label).strip()
-    if text in classes:
-        return classes.index(text)
-    by_name = {c.casefold(): i for i, c in enumerate(classes)}
-    same = [c for c in classes if c.casefold() == text.casefold()]
-    if len(same) > 1:
-        raise ValueError(f"Class {text!r} could be {' or '.join(same)}. Write it as one of them.")
-    if same:
-        return classes.index(same[0])
-    if text.removeprefix("-").isdigit():
-        if -1 <= int(text) < len(classes):
-            return int(text)
-        raise ValueError(f"There is no class {text}: indices go from 0 to {len(classes) - 1}, and -1 is any class.")
-    near = [classes[by_name[m]] for m in difflib.get_close_matches(text.casefold(), by_name, 3, 0.4)]
-    hint = f"Did you mean {' or '.join(near)}?" if near else f"The classes are {', '.join(classes[:20])}."
-    raise ValueError(f"This model has no class {text!r}. {hint}")

@@ -4,7 +4,7 @@ Wrappers of a denoiser (`Inpainted`, `Posterior`), a wrapper of a sampler (`Resa
 `invert`, `slerp`), and the four as jobs that a pipeline takes (`Vary`, `Fill`, `Restore`, `Decode`).
 """
 
-from inkwash.edit.jobs import Decode, Edit, Fill, Restore, Vary
+from inkwash.edit.jobs import Decode, Edit, Fill, Restore, Vary, refuse_pictures
 from inkwash.edit.latents import check_deterministic, clean_time, invert, noised, slerp
 from inkwash.edit.posterior import Blur, Downsample, Posterior
 from inkwash.edit.replacement import Inpainted, Resampled, repaint
@@ -24,6 +24,7 @@ __all__ = [
     "clean_time",
     "invert",
     "noised",
+    "refuse_pictures",
     "repaint",
     "slerp",
 ]

@@ -161,6 +161,17 @@ class Decode(Edit):
         return {"edit": "decode", "time": self.time}
 
 
+def refuse_pictures(edit: Edit, seen: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    """Raise ValueError for an edit of pictures, of shape `seen`, where latents of another shape are diffused."""
+    for name in ("x0", "x", "y"):
+        x = getattr(edit, name, None)
+        if isinstance(x, Tensor) and tuple(x.shape[1:]) == seen != shape:
+            raise ValueError(
+                f"{name} is a picture {list(seen)}, and this model diffuses latents {list(shape)}. Encode it first, "
+                f"with inkwash.editing.encoded(pipe, {name})."
+            )
+
+
 def _check_time(name: str, value: float) -> None:
     if not 0 < value <= 1:
         raise ValueError(

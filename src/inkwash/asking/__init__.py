@@ -1,0 +1,19 @@
+"""Asking: from what people say, or a data set holds, to the conditions of a model's samples, and back to words."""
+
+from inkwash.asking.alike import check_alike
+from inkwash.asking.ask import Ask, find_class, hideable, taken, takes
+from inkwash.asking.asked import Asked
+from inkwash.asking.rows import condition_of, encoder_of, with_conditions
+
+__all__ = [
+    "Ask",
+    "Asked",
+    "check_alike",
+    "condition_of",
+    "encoder_of",
+    "find_class",
+    "hideable",
+    "taken",
+    "takes",
+    "with_conditions",
+]

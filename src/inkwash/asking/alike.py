@@ -1,0 +1,29 @@
+"""Whether two models can be asked the same of the same pictures: one of them is to be the weaker version."""
+
+from __future__ import annotations
+
+from dataclasses import is_dataclass, replace
+from typing import Any
+
+from inkwash.modelfolder import Config
+
+
+def check_alike(mine: Config, weak: Config) -> None:
+    """Raise ValueError, naming what differs, where a weak model draws other pictures, or is told of them otherwise."""
+    a, b = _identity(mine), _identity(weak)
+    if wrong := [name for name in a if a[name] != b[name]]:
+        raise ValueError(
+            f"The weak model differs in its {wrong[0]}, {b[wrong[0]]!r:.80} instead of {a[wrong[0]]!r:.80}: both must "
+            "draw the same kind of pictures, and be told of them in the same way. Take an earlier step of this run, "
+            "RUN@STEP, or a smaller model of the same data."
+        )
+
+
+def _identity(config: Config) -> dict[str, Any]:
+    """What must be the same; how often each condition was hidden may differ."""
+    told = {name: way and replace(way, dropout=0.0) for name, way in vars(config.conditions).items() if _way(way)}
+    return {"shape": config.shape, "codec": config.codec, "classes": config.classes, "conditions": told}
+
+
+def _way(value: Any) -> bool:
+    return value is None or is_dataclass(value)

@@ -1,0 +1,117 @@
+"""The pictures people show a model, in whatever form they have them: files, folders, arrays, another model's."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path as File
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from inkwash.conditions.tasks import check_bytes, framed
+
+if TYPE_CHECKING:
+    from inkwash.data.decode import Blob
+
+MAX_PIXELS = 100_000_000
+"""A picture with more is refused before it is decoded."""
+
+
+class Opened(NamedTuple):
+    """Pictures uint8 [h, w, c], each in its own size; many: they were given as several, one for each sample."""
+
+    pictures: list[np.ndarray]
+    many: bool
+
+
+def opened(what: Any, name: str = "image") -> Opened:
+    """Pictures from what a user gives, with 1 to 4 channels: grey, grey and alpha, RGB, RGBA.
+
+    A picture file, one of Pillow's, and uint8 [h, w] or [h, w, c] are one; uint8 [n, h, w, c], an .npy file of those,
+    a folder of picture files (by name), what a pipeline drew, and a sequence of pictures are several. name: what to
+    call it in errors. Raises ValueError for anything else.
+    """
+    from PIL.Image import Image
+
+    if hasattr(what, "pictures"):  # Samples
+        what = what.pictures()
+    if isinstance(what, Image):
+        return Opened([_of_pillow(what)], False)
+    if isinstance(what, str | File):
+        return _of_path(File(what).expanduser(), name)
+    if isinstance(what, Sequence):
+        each = [opened(one, name) for one in what]
+        if not each or any(one.many for one in each):
+            raise ValueError(f"{name} = a list must hold pictures, one for each sample, and no folders or stacks.")
+        return Opened([one.pictures[0] for one in each], True)
+    pixels = np.asarray(what)
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3, 4) or 0 in pixels.shape:
+        raise ValueError(
+            f"{name} = an array {list(pixels.shape)} of {pixels.dtype} is no picture. Give uint8 [h, w, c], or "
+            "[n, h, w, c] for several, with values from 0 to 255."
+        )
+    several = list(pixels) if pixels.ndim == 4 else [pixels if pixels.ndim == 3 else pixels[..., None]]
+    for one in several[:1]:
+        check_bytes(one)
+    return Opened(several, pixels.ndim == 4)
+
+
+def painted(mask: Any, height: int, width: int, name: str = "mask") -> np.ndarray:
+    """Masks as whiteness uint8 [k, height, width], brought to this size. ValueError for one without any white."""
+    found = np.stack([framed(one, (1, height, width))[..., 0] for one in opened(mask, name).pictures])
+    if empty := [i for i, one in enumerate(found) if not one.any()]:
+        which = f" number {empty[0]}" if len(found) > 1 else f" {mask}" if isinstance(mask, str | File) else ""
+        raise ValueError(f"The mask{which} has no white in it, and what is white is drawn anew. Paint a part white.")
+    return found
+
+
+def sha256_of(pixels: np.ndarray) -> str:
+    """Of the bytes of an array and its shape: by which settings name pictures."""
+    return hashlib.sha256(f"{pixels.shape}".encode() + np.ascontiguousarray(pixels).tobytes()).hexdigest()
+
+
+def _of_path(path: File, name: str) -> Opened:
+    from inkwash.data.decode import SUFFIXES
+
+    if path.is_dir():
+        files = sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
+        if not files:
+            raise ValueError(f"{name} = {path} has no pictures in it. Give a folder of PNG or JPEG files, or a file.")
+        return Opened([_decoded(f) for f in files], True)
+    if not path.is_file():
+        raise ValueError(f"{name} = {path} is not there. Give a picture file, a folder of them, or an .npy array.")
+    if path.suffix != ".npy":
+        return Opened([_decoded(path)], False)
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{name} = {path} cannot be read as an array: {error}") from error
+    return opened(array, name)
+
+
+def _decoded(blob: Blob) -> np.ndarray:
+    """A picture file in its own size, in RGB, or RGBA where something in it is transparent."""
+    from PIL import UnidentifiedImageError
+
+    from inkwash.data.decode import Framing, decode, probe
+
+    try:
+        found = probe(blob, MAX_PIXELS)
+        frame = Framing(found.height, found.width, 4, "crop", (255, 255, 255), MAX_PIXELS)
+        pixels = np.array(decode(blob, frame)[0])
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{blob!s:.200} is not a picture that can be read. Give a PNG or a JPEG.") from error
+    return pixels if (pixels[..., 3] < 255).any() else np.ascontiguousarray(pixels[..., :3])
+
+
+def _of_pillow(image: Any) -> np.ndarray:
+    """As the same picture in a file."""
+    from PIL import ImageOps
+
+    upright = ImageOps.exif_transpose(image)
+    storable = upright if upright.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16") else upright.convert("RGB")
+    held = BytesIO()
+    storable.save(held, "PNG", compress_level=0)
+    return _decoded(held.getvalue())
