@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inkwash.nets.layers import zeroed
+from inkwash.nets.layers import GroupNorm, zeroed
 
 
 class _Told(nn.Module):
@@ -39,10 +39,10 @@ class ResNetBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.dropout = dropout
-        self.norm1 = nn.GroupNorm(groups, inputs, eps)
+        self.norm1 = GroupNorm(groups, inputs, eps)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.told = _Told(emb, outputs, scale_shift=scale_shift)
-        self.norm2 = nn.GroupNorm(groups, outputs, eps)
+        self.norm2 = GroupNorm(groups, outputs, eps)
         self.conv2 = zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
         self.short = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else None
 
@@ -70,9 +70,9 @@ class ConvNextBlock(nn.Module):
         self.dropout = dropout
         self.depthwise = nn.Conv2d(inputs, inputs, 7, padding=3, groups=inputs)
         self.told = _Told(emb, inputs, scale_shift=scale_shift)
-        self.norm1 = nn.GroupNorm(groups, inputs, eps)
+        self.norm1 = GroupNorm(groups, inputs, eps)
         self.conv1 = nn.Conv2d(inputs, 2 * outputs, 3, padding=1)
-        self.norm2 = nn.GroupNorm(groups, 2 * outputs, eps)
+        self.norm2 = GroupNorm(groups, 2 * outputs, eps)
         self.conv2 = zeroed(nn.Conv2d(2 * outputs, outputs, 3, padding=1))
         self.short = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else None
 

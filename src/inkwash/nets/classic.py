@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from inkwash.nets.attention import CrossAttention, LinearAttention, SplitAttention, Text
 from inkwash.nets.blocks import ConvNextBlock, Grow, ResNetBlock, Shrink
 from inkwash.nets.given import beside
-from inkwash.nets.layers import GROUP, Embedding, Recomputed, zeroed
+from inkwash.nets.layers import GROUP, Embedding, GroupNorm, Recomputed, zeroed
 from inkwash.types import Component, Condition, Given
 
 Preset = Literal["ddpm-cifar", "annotated", "wide64"]
@@ -190,8 +190,8 @@ class _Step(Recomputed):
     ) -> None:
         super().__init__()
 
-        def norm() -> nn.GroupNorm:
-            return nn.GroupNorm(s.groups, outputs, s.eps)
+        def norm() -> GroupNorm:
+            return GroupNorm(s.groups, outputs, s.eps)
 
         block = ResNetBlock if s.block == "resnet" else ConvNextBlock
         self.block = block(inputs, outputs, 4 * s.widths[0], s.groups, s.eps, dropout, scale_shift=s.scale_shift)
@@ -268,7 +268,7 @@ class _Module(nn.Module):
             c = width
             if i:
                 self.grow.append(Grow(width))
-        self.norm = nn.GroupNorm(s.groups, c, s.eps)
+        self.norm = GroupNorm(s.groups, c, s.eps)
         self.head = zeroed(nn.Conv2d(c, outputs * channels, 3, padding=1))
 
     def forward(self, x: Tensor, t_emb: Tensor, s_emb: Tensor, cond: Condition) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
 from inkwash.nets.given import Numbers
@@ -132,9 +133,19 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return out
 
 
-def norm(channels: int) -> nn.GroupNorm:
+class GroupNorm(nn.GroupNorm):
+    """torch's, which can be differentiated forwards in channels-last memory too, where torch's own formula fails."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, H, W] to the same shape and layout."""
+        if x.is_contiguous() or forward_ad.unpack_dual(x).tangent is None:  # type: ignore[no-untyped-call]
+            return super().forward(x)
+        return super().forward(x.contiguous()).contiguous(memory_format=torch.channels_last)
+
+
+def norm(channels: int) -> GroupNorm:
     """Group norm with groups of 16 channels, or one group where 16 does not divide them."""
-    return nn.GroupNorm(channels // GROUP if channels % GROUP == 0 else 1, channels)
+    return GroupNorm(channels // GROUP if channels % GROUP == 0 else 1, channels)
 
 
 def zeroed(layer: Layer) -> Layer:
