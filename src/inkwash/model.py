@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from inkwash.kinds import OneOf
-from inkwash.paths import ratio
+from inkwash.paths import Linear, ratio
 from inkwash.targets import check, estimates, inverse, trained_times
 from inkwash.types import Coeffs, Component, Condition, Denoised, Factor, Path, Query, Target, carry, like
 
@@ -120,8 +120,10 @@ class Model:
 
     net: a module with the signature of `inkwash.types.Net`; autocast: the dtype to run the network in (None: its own),
     an option of the run and not of the model; learned_variance: the network gives twice the channels, and the second
-    half v, in about [-1, 1], says where between the small and the large variance each element's lies (math.md, eq. 34).
-    Raises ValueError for a target the path cannot be inverted with.
+    half v, in about [-1, 1], says where between the small and the large variance each element's lies (math.md, eq. 34);
+    jumps: the network looks at a second time s, and answers a query with s != t by the data and noise of the mean
+    velocity from t to s: a DDIM step with them ends where the flow does.
+    Raises ValueError for a target the path cannot be inverted with, and for jumps on another path than `Linear`.
     """
 
     net: nn.Module
@@ -130,9 +132,15 @@ class Model:
     inputs: Inputs = field(default_factory=Plain)
     autocast: torch.dtype | None = None
     learned_variance: bool = False
+    jumps: bool = False
 
     def __post_init__(self) -> None:
         check(self.path, self.target, trained_times(self.path))
+        if self.jumps and not isinstance(self.path, Linear):
+            raise ValueError(
+                f"A model of jumps is one of mean velocities, and only on the linear path does a step with one end "
+                f"where it says: {self.path} is another. Take path = linear."
+            )
 
     def predict(self, x: Tensor, t: Tensor, c: Coeffs, cond: Condition) -> Tensor:
         """The network's raw prediction of the target for x [B, ...] at t [B], with c = path(t); x's shape and dtype."""
@@ -144,7 +152,18 @@ class Model:
         Raises ValueError where a learned variance is promised and the network does not give twice the channels.
         """
         clock = carry(self.inputs.clock(t, c), x.device, torch.float32)
-        return self._run(x, like(self.inputs.scale(c), x), clock, cond)
+        return self._run(x, like(self.inputs.scale(c), x), clock, clock, cond)
+
+    def mean_velocity(self, x: Tensor, t: Tensor, s: Tensor, cond: Condition) -> Tensor:
+        """u(x, t, s) of x's shape: the mean of the flow's velocity between t and s, [B] each; at s = t the velocity.
+
+        x_s = x_t - (t - s)·u. It can be differentiated in x, t and s, forwards too. For a model of jumps.
+        """
+        c = self.path(t)
+        clock, until = (carry(self.inputs.clock(r, self.path(r)), x.device, torch.float32) for r in (t, s))
+        y, _ = self._run(x, like(self.inputs.scale(c), x), clock, until, cond)
+        x0, eps, _ = estimates(like(inverse(c, self.target(c)), x).unbind(), x, y)
+        return eps - x0
 
     def known(self, t: Tensor, x: Tensor) -> Known:
         """What the model needs to know about the times t [B] to answer queries like x, which may have other rows."""
@@ -157,26 +176,31 @@ class Model:
         return inverse(c, self.target(c)), self.inputs.scale(c), self.inputs.clock(t, c)
 
     def answer(self, known: Known, query: Query, cond: Condition) -> Denoised:
-        """As a call, where the times are known already."""
+        """As a call, where the times t are known already."""
+        until = known.clock
         if query.s is not query.t and not torch.equal(query.s, query.t):
-            raise ValueError(
-                "This model knows the velocity at a time, not the mean velocity between two: it cannot answer a jump "
-                "from t to s. Use a sampler for ordinary models (ddim, dpm++, heun)."
-            )
-        y, var_mix = self._run(query.x, known.scale, known.clock, cond)
+            if not self.jumps:
+                raise ValueError(
+                    "This model knows the velocity at a time, not the mean velocity between two: it cannot answer a "
+                    "jump from t to s. Use a sampler for ordinary models (ddim, dpm++, heun), or distil it first."
+                )
+            until = carry(self.inputs.clock(query.s, self.path(query.s)), query.x.device, torch.float32)
+        y, var_mix = self._run(query.x, known.scale, known.clock, until, cond)
         return estimates(known.factors, query.x, y, var_mix)
 
     def __call__(self, query: Query, cond: Condition) -> Denoised:
-        """Estimate data and noise in query.x. Raises ValueError for a jump (s != t), which takes a few-step model."""
+        """Estimate data and noise in query.x. Raises ValueError for a jump (s != t) where it is no model of jumps."""
         return self.answer(self.known(query.t, query.x), query, cond)
 
-    def _run(self, x: Tensor, scale: Factor, clock: Tensor, cond: Condition) -> tuple[Tensor, Tensor | None]:
+    def _run(
+        self, x: Tensor, scale: Factor, clock: Tensor, until: Tensor, cond: Condition
+    ) -> tuple[Tensor, Tensor | None]:
         shown, kind = x if isinstance(scale, float) and scale == 1 else scale * x, x.device.type
         if self.autocast is None and not torch.is_autocast_enabled(kind):  # entering a context takes microseconds
-            y: Tensor = self.net(shown, clock, clock, cond)
+            y: Tensor = self.net(shown, clock, until, cond)
         else:
             with torch.autocast(kind, self.autocast or torch.float32, enabled=self.autocast is not None):
-                y = self.net(shown, clock, clock, cond)
+                y = self.net(shown, clock, until, cond)
         y = y if y.dtype == x.dtype else y.to(x.dtype)
         if not self.learned_variance:
             return y, None

@@ -183,9 +183,10 @@ AnyDensity = Annotated[Uniform | LogitNormal | LogNormalNoise | Importance, OneO
 """A density as a recipe names it."""
 
 
-def draw(density: Density, batch: Batch, noise: Noise, path: Path) -> Tensor:
+def draw(density: Density, batch: Batch, noise: Noise, path: Path, which: int = 0) -> Tensor:
     """Training times [B] float64 for a batch: a pure function of the seed and of batch.number and batch.size.
 
+    which: an example may have several times, counted from 0, independent of one another.
     Stratified: t_i = quantile(frac(u_step + pi(i)/size)), with one u and one permutation pi a step, the same on every
     rank (math.md, eq. 23); else independent. All times of the whole batch are computed wherever some are needed:
     vectorised sigmoids differ in the last bit with the number of rows.
@@ -195,11 +196,11 @@ def draw(density: Density, batch: Batch, noise: Noise, path: Path) -> Tensor:
     for step in torch.unique(steps):  # one, unless a caller mixes examples of several steps
         whole = noise.at(step * batch.size + torch.arange(batch.size))
         if density.stratified:
-            shift = noise.at(step.reshape(1)).uniform(1, Stream.TIME)
-            strata = whole.uniform(2, Stream.TIME).argsort(stable=True)
+            shift = noise.at(step.reshape(1)).uniform(3 * which + 1, Stream.TIME)
+            strata = whole.uniform(3 * which + 2, Stream.TIME).argsort(stable=True)
             u = (shift + strata.double() / batch.size) % 1.0
         else:
-            u = whole.uniform(0, Stream.TIME)
+            u = whole.uniform(3 * which, Stream.TIME)
         rows = steps == step
         t[rows] = density(u.clamp(1e-12, 1 - 1e-12), path)[positions[rows]]
     return t

@@ -9,11 +9,14 @@ from typing import Annotated
 from inkwash.kinds import OneOf
 from inkwash.samplers.ddim import Ancestral, Ddim
 from inkwash.samplers.exponential import DpmSolver, UniPC
+from inkwash.samplers.jumps import Jumps
 from inkwash.samplers.multistep import Adams, Deis, Ipndm
 from inkwash.samplers.runge import Euler, Heun, RungeKutta
 from inkwash.samplers.steps import Asking
 
-AnySampler = Annotated[Ddim | Ancestral | Euler | Heun | DpmSolver | UniPC | Deis | Ipndm | Adams | RungeKutta, OneOf()]
+AnySampler = Annotated[
+    Ddim | Ancestral | Euler | Heun | DpmSolver | UniPC | Deis | Ipndm | Adams | RungeKutta | Jumps, OneOf()
+]
 """A sampler as a recipe names it."""
 
 __all__ = [
@@ -27,6 +30,7 @@ __all__ = [
     "Euler",
     "Heun",
     "Ipndm",
+    "Jumps",
     "RungeKutta",
     "UniPC",
 ]

@@ -1,0 +1,59 @@
+"""MeanFlow: the mean velocity by the derivative along the flow (Geng et al. 2025)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from inkwash.fewstep.flowmap import FlowMap, Jump, exact
+from inkwash.model import Model
+from inkwash.times import AnyDensity, LogitNormal
+from inkwash.types import like
+
+
+@dataclass(frozen=True)
+class MeanFlow(FlowMap):
+    """u = v - (t - s)·du/dt, the derivative along the flow, where x moves with the velocity (Geng et al. 2025, eq. 10).
+
+    tangent: with which velocity x moves in the derivative: that of the example, or "own", the network's u(x, t, t), as
+    in improved MeanFlow (2025), whose regression is then on a fixed goal. derivative: "exact", forward-mode in the
+    weights' own precision, without fused attention, which has none; or "differences", central ones over t ± `width`.
+    See `FlowMap` for the rest.
+    """
+
+    tangent: Literal["example", "own"] = "own"
+    derivative: Literal["exact", "differences"] = "exact"
+    width: float = 0.005
+    times: AnyDensity = field(default_factory=lambda: LogitNormal(-0.4, 1.0))
+    same: float = 0.5
+    begin: float = 0.0
+    power: float = 0.75
+    kind: Literal["meanflow"] = field(default="meanflow", kw_only=True, repr=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.width <= 0.1:
+            raise ValueError(f"width = {self.width} must lie in (0, 0.1]: the half width of differences in t. 0.005.")
+
+    def goal(self, model: Model, jump: Jump, progress: float) -> Tensor:
+        """v - (t - s)·(v·grad_x u + du/dt)."""
+        x, t, s, v, cond = jump
+        model = exact(model)
+        moving = v if self.tangent == "example" else model.mean_velocity(x, t, t, cond)
+
+        def u(x: Tensor, t: Tensor) -> Tensor:
+            return model.mean_velocity(x, t, s, cond)
+
+        if self.derivative == "exact":
+            with sdpa_kernel(SDPBackend.MATH):
+                change: Tensor = torch.func.jvp(u, (x, t), (moving, torch.ones_like(t)))[1]
+        else:
+            # Where t ± width leaves [0, 1], or t - width passes s, on one side only as far as there is room.
+            up, down = (1 - t).clamp(max=self.width), (t - s).clamp(max=self.width)
+            ahead = u(x + like(up, x) * moving, t + up)
+            change = (ahead - u(x - like(down, x) * moving, t - down)) / like(up + down, x)
+        return v - like(t - s, x) * change
