@@ -66,6 +66,25 @@ def test_every_part_of_a_condition_counts() -> None:
     assert cost(x0, paired) == pytest.approx(best(x0, eps, [0, 1, 0, 2, 1, 0]), rel=1e-12)
 
 
+def test_what_is_not_known_is_one_condition() -> None:
+    """NaN equals nothing, and what lies under an absent token is nothing: rows of the null would each be alone."""
+    x0, eps = points(6)
+    nan = float("nan")
+    told: dict[str, Condition] = {
+        "vector": Condition(
+            vector=torch.tensor([[nan, 1.0], [0.0, 1.0], [nan, 1.0], [nan, nan], [0.0, 1.0], [nan, 1.0]])
+        ),
+        "image": Condition(image=torch.tensor([nan, 0.0, nan, 5.0, 0.0, nan]).reshape(6, 1, 1, 1)),
+        "text": Condition(
+            tokens=torch.tensor([3.0, 1.0, 4.0, 1.0, 1.0, nan]).reshape(6, 1, 1).repeat(1, 2, 1),
+            present=torch.tensor([[0, 0], [0, 1], [0, 0], [1, 1], [0, 1], [0, 0]]).bool(),
+        ),
+    }
+    for name, cond in told.items():
+        paired = OptimalTransport()(x0, eps, cond)
+        assert cost(x0, paired) == pytest.approx(best(x0, eps, [0, 1, 0, 2, 1, 0]), rel=1e-12), name
+
+
 def test_independent_noise_is_left_alone() -> None:
     x0, eps = points(4)
     assert Independent()(x0, eps, Condition()) is eps

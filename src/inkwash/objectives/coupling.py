@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from importlib.util import find_spec
 from typing import Annotated, Literal, Protocol, runtime_checkable
 
@@ -81,11 +81,20 @@ AnyCoupling = Annotated[Independent | OptimalTransport, OneOf()]
 
 
 def _groups(cond: Condition, size: int) -> Tensor:
-    """A number [B] for each row, equal where all fields of the condition are."""
-    parts = [getattr(cond, f.name) for f in fields(cond)]
-    columns = [part.cpu().reshape(size, -1).double() for part in parts if part is not None]
+    """A number [B] for each row, equal where the conditions are: what is not known equals what is not known."""
+    if cond.tokens is not None and cond.present is not None:
+        cond = replace(cond, tokens=cond.tokens.masked_fill(~cond.present[..., None], 0))
+    parts = [getattr(cond, f.name) for f in fields(Condition)]
+    columns = [_comparable(part, size) for part in parts if part is not None]
     if not columns:
         return torch.zeros(size, dtype=torch.int64)
     group: Tensor
     _, group = torch.unique(torch.cat(columns, dim=1), dim=0, return_inverse=True)
     return group
+
+
+def _comparable(part: Tensor, size: int) -> Tensor:
+    """A field of a condition as rows of numbers [B, n] that are equal where it is: NaN, which equals nothing, is told
+    apart by a number of its own."""
+    rows = part.cpu().reshape(size, -1).double()
+    return torch.cat([rows.nan_to_num(), rows.isnan().double()], dim=1) if rows.isnan().any() else rows
