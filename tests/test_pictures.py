@@ -86,6 +86,27 @@ def test_a_strip_has_captions_below():
     assert len(occurrences(usual, enlarged(images[0].repeat(3, 2), 20))) == 1
 
 
+def test_captions_of_a_grid_stand_under_their_own_images_in_rows_of_one_height():
+    images = noise(5, 32, 30, 3)
+    captions = ["a", "a red apple on a very long wooden table of many words", "", "b c", "d"]
+    page = grid(images, 2, captions=captions)
+    corners = [occurrences(page, enlarged(image, 3)) for image in images]  # cells of 90 pixels
+    assert [len(c) for c in corners] == [1] * 5
+    places = [c[0] for c in corners]
+    x0, x1, step = places[0][1], places[1][1], places[2][0] - places[0][0]
+    assert places == [(places[0][0] + i // 2 * step, (x0, x1)[i % 2]) for i in range(5)] and x1 - x0 == 92
+    ink = (np.asarray(page) < 128).all(-1)
+    for (y, x), caption in zip(places, captions, strict=True):
+        below = ink[y + 96 : y + step, x : x + 90]
+        assert below.any() == bool(caption), caption
+        if caption:
+            at = np.flatnonzero(below.any(0))
+            assert abs((at.min() + at.max()) / 2 - 45) <= 2.5
+    assert not ink[:, x0 + 90 : x1].any()  # none runs into its neighbour
+    with pytest.raises(ValueError, match="1 captions for 5 images"):
+        grid(images, 2, captions=["a"])
+
+
 def test_mistakes_are_explained():
     images = noise(4, 5, 5, 1)
     with pytest.raises(ValueError, match="3 labels for 2 columns"):

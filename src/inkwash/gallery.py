@@ -24,16 +24,28 @@ FRAMES = 60
 """A GIF has no more frames than this; longer runs are thinned out evenly."""
 
 
-def sheet(samples: Samples, columns: int | None = None) -> Image:
+def sheet(
+    samples: Samples,
+    columns: int | None = None,
+    *,
+    captions: Sequence[str] = (),
+    shown: np.ndarray | None = None,
+) -> Image:
     """All samples in one picture: a grid, or for points in the plane a scatter.
 
-    Where the labels go round the classes, each class has a column with its name above. Raises ValueError for vectors
-    of other than 2 numbers.
+    Where the labels go round the classes, each class has a column with its name above. captions: one for each sample,
+    written under it; shown: the picture that each was made from, uint8 [n, H, W, C], set on its left. Raises ValueError
+    for vectors of other than 2 numbers.
     """
     if samples.array.ndim == 2:
         return _scatter(samples.array, samples.labels)
-    columns, header = _layout(len(samples), samples.labels, columns)
-    return pictures.grid(samples.pictures(), columns, labels=header)
+    array = samples.pictures()
+    told = bool(captions) or shown is not None
+    columns, header = _layout(len(samples), () if told else samples.labels, columns)
+    if shown is None:
+        return pictures.grid(array, columns, labels=header, captions=captions)
+    pairs = np.concatenate([shown, array], axis=2)
+    return pictures.grid(pairs, max(1, columns // 2), captions=captions, gap=8)
 
 
 @dataclass

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _MARGIN = 10
 _CELL = 60  # a side of about this many pixels is large enough to recognise and small enough for a hundred on a screen
 _STRIP_CELL = 140
+_CAPTIONED = 90  # a width in which a line has some 15 letters
 
 
 def grid(
@@ -23,6 +24,7 @@ def grid(
     columns: int,
     *,
     labels: Sequence[str] | None = None,
+    captions: Sequence[str] = (),
     scale: int | None = None,
     gap: int = 2,
     margin: int = _MARGIN,
@@ -30,21 +32,25 @@ def grid(
 ) -> Image:
     """Images [N, H, W, C] in rows of `columns` on white, in RGB.
 
-    labels: a heading for each column. scale: each pixel becomes a square of this side (default: cells of about 60
+    labels: a heading for each column; captions: a text under each image, cut where it is too long for three lines; then
+    cells are of 90 pixels at least. scale: each pixel becomes a square of this side (default: cells of about 60
     pixels, or the images as they are where they are larger). gap: pixels between cells; margin: around them all.
     C: 1 is grey, 2 red and green, 3 RGB, 4 RGB and opacity (on white); of more, the first three are shown.
-    Raises ValueError for other arrays, and where labels and columns differ in number.
+    Raises ValueError for other arrays, and where labels and columns, or captions and images, differ in number.
     """
     pixels = _rgb(images)
+    if captions and len(pixels) != len(captions):
+        raise ValueError(f"{len(captions)} captions for {len(pixels)} images: give one for each, or none.")
     if columns < 1:
         raise ValueError(f"columns = {columns}, but a grid needs at least 1.")
     if labels is not None and len(labels) != columns:
         raise ValueError(f"{len(labels)} labels for {columns} columns: give one for each column, or None.")
     columns = min(columns, len(pixels)) if labels is None else columns
     rows = -(-len(pixels) // columns)
-    return _sheet(
-        [pixels[i * columns : (i + 1) * columns] for i in range(rows)], columns, labels, (), scale, gap, title, margin
-    )
+    if captions and scale is None:
+        scale = max(1, -(-_CAPTIONED // pixels.shape[2]))
+    cells = [pixels[i * columns : (i + 1) * columns] for i in range(rows)]
+    return _sheet(cells, columns, labels, captions, scale, gap, title, margin)
 
 
 def strip(
@@ -89,10 +95,8 @@ def _sheet(
     title_lines, title_size = text.wrap(title, max(inner, 60), largest=16, smallest=9) if title else ([], 16)
     top = margin + len(title_lines) * round(title_size * 1.4) + 3 * bool(title_lines)
     top += _height(above, above_size) + 3 * bool(above)
-    bottom = _height(below, below_size) + 3 * bool(below)
-    page = Image.new(
-        "RGB", (max(inner, 60) + 2 * margin, top + len(rows) * (h + gap) - gap + bottom + margin), (255, 255, 255)
-    )
+    step = h + gap + _height(below, below_size) + 3 * bool(below)
+    page = Image.new("RGB", (max(inner, 60) + 2 * margin, top + len(rows) * step - gap + margin), (255, 255, 255))
     draw = ImageDraw.Draw(page)
     left = (page.width - inner) // 2
     for i, line in enumerate(title_lines):
@@ -105,11 +109,11 @@ def _sheet(
     for i, row in enumerate(rows):
         for j, cell in enumerate(row):
             big = cell.repeat(scale, 0).repeat(scale, 1)
-            page.paste(Image.fromarray(big), (left + j * (w + gap), top + i * (h + gap)))
-    under = top + len(rows) * (h + gap) - gap + 4
-    for j, lines in enumerate(below):
+            page.paste(Image.fromarray(big), (left + j * (w + gap), top + i * step))
+    for number, lines in enumerate(below):
+        row, j = divmod(number, columns)
         for i, line in enumerate(lines):
-            at = (left + j * (w + gap) + w / 2, under + i * round(below_size * 1.2))
+            at = (left + j * (w + gap) + w / 2, top + row * step + h + 4 + i * round(below_size * 1.2))
             text.write(draw, at, line, below_size, anchor="ma")
     return page
 
