@@ -12,8 +12,11 @@ from torch import Tensor, nn
 
 from inkwash.types import Condition
 
-OCTAVES = 8
-"""Frequencies by which one number is told: each turns twice as fast as the one before."""
+OCTAVES = 6
+"""Frequencies by which one number is told: each turns twice as fast as the one before, the last by pi per deviation.
+
+With two octaves more, what was learned at 12 values was ten times as wrong between them (docs/networks.md).
+"""
 
 SLOWEST = math.pi / 32
 """The first of them, in radians per deviation: its sine rises over all numbers within 16 deviations of the mean."""
@@ -25,7 +28,7 @@ FEW = 32
 class Numbers(nn.Module):
     """A condition's vector of numbers as one vector [B, width], to be added to what is told of the time.
 
-    A number v, of mean 0 and deviation 1, is told by cos(w v) and sin(w v), w = pi/32·2^k, k = 0 .. 7 (networks.md,
+    A number v, of mean 0 and deviation 1, is told by cos(w v) and sin(w v), w = pi/32·2^k, k = 0 .. 5 (networks.md,
     "Conditions"); one of a vector of more than 32 as it is. What is told of all of them goes through one linear map. In
     place of what is told of a number that is not known (NaN) stands something learned, at first zeros.
     count: of the numbers; 0 is a network without, for which a call gives None.
