@@ -37,12 +37,19 @@ def check(
     channels: Annotated[
         int | None, typer.Option(help="1 (grey), 3 (RGB) or 4 (RGBA) (default: the data's).", min=1)
     ] = None,
+    vector: Annotated[
+        str | None,
+        typer.Option(help="Numbers of each picture: columns of metadata.jsonl, as in angle,size."),
+    ] = None,
+    pairs: Annotated[
+        str | None, typer.Option(help="A folder or an archive with a partner of each picture, under the same name.")
+    ] = None,
     split: Annotated[Literal["train", "test"], typer.Option(help="Of data that come in two parts.")] = "train",
     out: Annotated[
         Path | None, typer.Option(help="The contact sheet (default: sheet.png, or sheet-2.png ... in this folder).")
     ] = None,
 ) -> None:
-    """Say what is in data: counts, sizes, classes, captions, bad files, duplicates.
+    """Say what is in data: counts, sizes, classes, captions, numbers, partners, bad files, duplicates.
 
     Reads everything once; training then uses what was read. Exits with 1 where so much is bad that training refuses.
     """
@@ -55,7 +62,8 @@ def check(
 
     side = (size[0], size[1]) if isinstance(size, list) else size
     with bar("Reading") as told:
-        spec = DataSpec(source, size=side, resize=resize, channels=channels, split=split)
+        columns = tuple(name.strip() for name in vector.split(",")) if vector is not None else ()
+        spec = DataSpec(source, size=side, resize=resize, channels=channels, split=split, vector=columns, pairs=pairs)
         report = examine(spec, progress=counted(told))
     for line in report.lines():
         say(line)

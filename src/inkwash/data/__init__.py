@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from inkwash.data.cache import cache_dir
 from inkwash.data.check import Report, check, contact_sheet
-from inkwash.data.dataset import Dataset
+from inkwash.data.dataset import Dataset, Rows
 from inkwash.data.fetch import DatasetUnavailableError, Progress
 from inkwash.data.find import NAMES
 from inkwash.data.load import load, load_or_generated
 from inkwash.data.spec import DataSpec
-from inkwash.data.stream import Rows, Stream, flips, order, split
+from inkwash.data.stream import Stream, flips, order, split
 
 __all__ = [
     "NAMES",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy.typing as npt
 
 from inkwash.data.dataset import Array
 from inkwash.data.known import KNOWN, read_idx
+from inkwash.data.numbers import chosen
 from inkwash.data.sources import Listing, Source
 from inkwash.data.spec import Split
 
@@ -33,11 +35,15 @@ class Arrays:
     classes: tuple[str, ...] = ()
     captions: tuple[str, ...] | None = None
     flip: bool = True
+    vectors: npt.NDArray[np.float32] | None = None
+    vector_names: tuple[str, ...] = ()
 
 
-def read_numpy(path: Path) -> Arrays:
-    """An .npy, or an .npz with `images` and, where known, `labels`, `classes`, `captions`; ValueError if unfit.
+def read_numpy(path: Path, numbers: Sequence[str] = ()) -> Arrays:
+    """An .npy, or an .npz with `images` and, where known, `labels`, `classes`, `captions`, `vectors`; else ValueError.
 
+    vectors: [N, V] numbers, NaN where one is not known, called as `vector_names` says, or 0 to V - 1; of them those
+    that `numbers` names, or all.
     Pictures are [N, H, W], [N, H, W, C] or [N, C, H, W] (taken as such where only that leaves few channels); whole
     numbers must be 0 to 255 (booleans become 0 and 255), floats are kept as they are. [N, D] floats are points.
     """
@@ -49,6 +55,8 @@ def read_numpy(path: Path) -> Arrays:
     except _UNFIT as error:
         raise ValueError(f"{path} is not a whole file of plain arrays ({error}). Save it again with numpy.") from error
     if isinstance(held, np.ndarray):
+        if numbers:
+            raise ValueError(f"{path} holds pictures alone. Numbers that go with them: an .npz with `vectors`.")
         return Arrays(_images(held, path))
     with held:
         keys = held.files
@@ -58,13 +66,20 @@ def read_numpy(path: Path) -> Arrays:
         labels = _labels(_member(held, "labels", path), len(images), path) if "labels" in keys else None
         classes = _texts(held, "classes", path) if "classes" in keys else ()
         captions = _texts(held, "captions", path) if "captions" in keys else None
+        names = _texts(held, "vector_names", path) if "vector_names" in keys else None
+        vectors = _vectors(_member(held, "vectors", path), names, len(images), path) if "vectors" in keys else None
     if labels is not None and not classes:
         classes = tuple(str(i) for i in range(int(labels.max()) + 1))
     if labels is not None and labels.max() >= len(classes):
         raise ValueError(f"{path}: label {labels.max()} has no name among its {len(classes)} classes.")
     if captions is not None and len(captions) != len(images):
         raise ValueError(f"{path} has {len(images)} images and {len(captions)} captions. Each image needs one.")
-    return Arrays(images, labels, classes, captions)
+    if vectors is None:
+        if numbers:
+            raise ValueError(f"{path} has no array `vectors`, and data.vector asks for {', '.join(numbers)} in it.")
+        return Arrays(images, labels, classes, captions)
+    kept, called = chosen(vectors, names or tuple(str(i) for i in range(vectors.shape[1])), numbers, str(path))
+    return Arrays(images, labels, classes, captions, vectors=kept, vector_names=called)
 
 
 def read_idx_files(source: Source, listing: Listing, split: Split) -> tuple[str, Arrays]:
@@ -153,3 +168,17 @@ def _labels(y: Array, n: int, path: Path) -> npt.NDArray[np.int64]:
             f"{path}: labels are {y.dtype} of shape {list(y.shape)}; expected {n} whole numbers from 0 (-1: none)."
         )
     return y.astype(np.int64)
+
+
+def _vectors(v: Array, names: Sequence[str] | None, n: int, path: Path) -> npt.NDArray[np.float32]:
+    if v.ndim == 1:
+        v = v[:, None]
+    if v.ndim != 2 or len(v) != n or 0 in v.shape or v.dtype.kind not in "fiub":
+        raise ValueError(f"{path}: vectors are {v.dtype} of shape {list(v.shape)}; expected {n} rows of numbers.")
+    if names is not None and not len(set(names)) == len(names) == v.shape[1]:
+        raise ValueError(f"{path}: {v.shape[1]} numbers need as many different vector_names, not {', '.join(names)}.")
+    with np.errstate(over="ignore"):
+        v = v.astype(np.float32)
+    if np.isinf(v).any():
+        raise ValueError(f"{path} has vectors that are infinite in float32. NaN says that a number is not known.")
+    return v

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,7 @@ class Report:
     source has none. sizes, modes: how many originals had each "WxH" and pixel format, the most frequent first.
     bad: files that cannot be read, and why. duplicates: groups of examples that are equal, bit by bit, once decoded
     and resized, named by their files where they have names, else by their rows. sheet: samples, one row a class.
+    numbers: what is known of each number that goes with the pictures.
     """
 
     data: Dataset
@@ -43,6 +44,7 @@ class Report:
     bad: tuple[tuple[str, str], ...]
     duplicates: tuple[tuple[str, ...], ...]
     sheet: Image.Image | None
+    numbers: dict[str, Known] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """The report in plain words, one fact a line."""
@@ -54,7 +56,13 @@ class Report:
         if self.data.classes:
             out.append(f"classes: {len(self.data.classes):,} ({_some(self.classes)})")
         if self.captioned is not None:
+            longest = max(self.data.captions or ("",), key=lambda c: len(c.split()))
             out.append(f"captions: {self.captioned:,} of {n:,} ({self.captioned / n:.0%})")
+            out.append(f"longest caption: {len(longest.split()):,} words ({_cut(longest)})")
+        for name, known in self.numbers.items():
+            out.append(f"number {name}: {known}")
+        if self.data.shown is not None:
+            out.append(f"partners: {n:,} of {n:,}, in the sheet to the right of their pictures")
         if self.sizes:
             out.append(f"original sizes: {_some(self.sizes)}")
         if self.modes:
@@ -65,6 +73,21 @@ class Report:
             extra = sum(len(g) - 1 for g in self.duplicates)
             out.append(f"exact duplicates: {extra:,}, such as {' = '.join(self.duplicates[0][:3])}")
         return [*out, *self.data.notes]
+
+
+@dataclass(frozen=True)
+class Known:
+    """One of the numbers that go with pictures: over those of which it is known, its mean and range."""
+
+    mean: float
+    least: float
+    most: float
+    unknown: int
+
+    def __str__(self) -> str:
+        """In words."""
+        missing = f", not known of {self.unknown:,}" if self.unknown else ""
+        return f"mean {self.mean:.4g}, from {self.least:.4g} to {self.most:.4g}{missing}"
 
 
 def check(spec: DataSpec | str, *, progress: Progress | None = None, cache: Path | None = None) -> Report:
@@ -90,6 +113,7 @@ def check(spec: DataSpec | str, *, progress: Progress | None = None, cache: Path
         bad=_bad(data.folder),
         duplicates=_duplicates(data, progress),
         sheet=contact_sheet(data),
+        numbers={} if data.vectors is None else dict(zip(data.vector_names, map(_known, data.vectors.T), strict=True)),
     )
 
 
@@ -103,7 +127,7 @@ def contact_sheet(data: Dataset) -> Image.Image | None:
     from PIL import Image, ImageDraw, ImageFont
 
     rows = _sampled(data)
-    first = _picture(data, int(rows[0][1][0]))
+    first = _picture(data, int(rows[0][1][0]))  # with its partner, where it has one
     times = max(1, round(_TILE / max(first.size)))
     w, h = first.width * times, first.height * times
     font = ImageFont.load_default(14)
@@ -132,7 +156,7 @@ def _sampled(data: Dataset) -> list[tuple[str, Array]]:
 def _picture(data: Dataset, i: int) -> Image.Image:
     from PIL import Image
 
-    x = data.images[i]
+    x = data.images[i] if data.shown is None else np.concatenate([data.images[i], data.shown[i]], axis=1)
     if x.dtype != np.uint8:
         low, high = float(x.min()), float(x.max())
         x = ((x - low) * (255.0 / max(high - low, 1e-12))).round().astype(np.uint8)
@@ -180,6 +204,16 @@ def _bad(folder: Path | None) -> tuple[tuple[str, str], ...]:
         return ()
     lines = path.read_text(encoding="utf-8").splitlines()
     return tuple((name, why) for name, _, why in (line.partition("\t") for line in lines))
+
+
+def _known(values: Array) -> Known:
+    there = values[~np.isnan(values)].astype(np.float64)
+    mean, least, most = (there.mean(), there.min(), there.max()) if len(there) else (np.nan,) * 3
+    return Known(float(mean), float(least), float(most), len(values) - len(there))
+
+
+def _cut(text: str, most: int = 80) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _some(counts: dict[str, int], most: int = 5) -> str:

@@ -1,4 +1,4 @@
-"""From the names of files to classes and captions: class folders, train and test folders, metadata.jsonl."""
+"""From the names of files to classes, captions and numbers: class, train and test folders, metadata.jsonl."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from inkwash.data.numbers import Vectors, columns, offered
 from inkwash.data.sources import METADATA, Listing
 from inkwash.data.spec import Split
 
@@ -31,6 +32,8 @@ class Arranged:
     captions: list[str] | None
     missing: list[tuple[str, str]]
     notes: list[str]
+    vectors: Vectors | None = None
+    vector_names: tuple[str, ...] = ()
 
     def pick(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> Arranged:
         """The same for some of the rows; classes stay."""
@@ -41,16 +44,18 @@ class Arranged:
             None if self.captions is None else [self.captions[i] for i in rows],
             self.missing,
             self.notes,
+            None if self.vectors is None else self.vectors[np.asarray(rows, np.int64)],
+            self.vector_names,
         )
 
 
-def arrange(listing: Listing, split: Split, where: str) -> Arranged:
-    """Choose the split's pictures and find their classes and captions. ValueError where that makes no sense.
+def arrange(listing: Listing, split: Split, where: str, numbers: Sequence[str] = ()) -> Arranged:
+    """Choose the split's pictures and find their classes, captions and numbers. ValueError where that makes no sense.
 
     - Folders around everything are passed through. If what is then at the top are folders named train, test or
       validation, those of `split` are taken.
     - With a metadata.jsonl, the pictures are those it lists (`file_name`, beside it or below), with the `text` and
-      `label` (a string or a whole number) it gives. Without labels there, folders count.
+      `label` (a string or a whole number) it gives, and the columns `numbers`. Without labels there, folders count.
     - Otherwise each folder at the top is a class, if every picture lies in one. A single folder is no class.
     """
     names, notes = _of_split(listing.images, split, where), list[str]()
@@ -58,6 +63,12 @@ def arrange(listing: Listing, split: Split, where: str) -> Arranged:
     missing: list[tuple[str, str]] = []
     texts: list[str] | None = None
     given: list[Any] = []
+    vectors: tuple[Vectors | None, tuple[str, ...]] = (None, ())
+    if numbers and not entries:
+        raise ValueError(
+            f"data.vector = {list(numbers)} names columns of {METADATA}, and {where} has none: a file with a line for "
+            f'each picture, such as {{"file_name": "a.png", "{numbers[0]}": 0.5}}.'
+        )
     if entries:
         here, everything = set(names), set(listing.images)
         missing = [(n, f"listed in {METADATA}, but not there") for n in entries if n not in everything]
@@ -69,6 +80,10 @@ def arrange(listing: Listing, split: Split, where: str) -> Arranged:
         rows = [entries[n] for n in names]
         if any(r.get("text") for r in rows):
             texts = [str(r.get("text") or "") for r in rows]
+        if numbers:
+            vectors = columns(rows, numbers, where)
+        elif there := offered(rows):
+            notes.append(f"{METADATA} also has numbers that can be learned from: {', '.join(there)} (data.vector).")
         given = [r.get("label") for r in rows]
         if not any(g not in (None, "") for g in given):
             given = []
@@ -76,12 +91,12 @@ def arrange(listing: Listing, split: Split, where: str) -> Arranged:
         classes, labels = _classes(given)
         if unlabelled := int((labels == -1).sum()):
             notes.append(f"{unlabelled:,} pictures have no label; they count as of any class.")
-        return Arranged(names, labels, classes, texts, missing, notes)
-    return Arranged(names, *_from_folders(names, notes), texts, missing, notes)
+        return Arranged(names, labels, classes, texts, missing, notes, *vectors)
+    return Arranged(names, *_from_folders(names, notes), texts, missing, notes, *vectors)
 
 
 def _of_split(names: list[str], split: Split, where: str) -> list[str]:
-    root = _root(names)
+    root = root_of(names)
     tops = {n[len(root) :].partition("/")[0] for n in names}
     if len(tops) > 1 and all(t.lower() in _SPLITS for t in tops):
         chosen = [n for n in names if _SPLITS[n[len(root) :].partition("/")[0].lower()] == split]
@@ -97,7 +112,7 @@ def _of_split(names: list[str], split: Split, where: str) -> list[str]:
     return names
 
 
-def _root(names: Sequence[str]) -> str:
+def root_of(names: Sequence[str]) -> str:
     """The folders that all names share, with a "/" at the end, or ""."""
     folders = [posixpath.dirname(n).split("/") for n in (min(names), max(names))] if names else [[], []]
     shared: list[str] = []
@@ -109,7 +124,7 @@ def _root(names: Sequence[str]) -> str:
 
 
 def _from_folders(names: list[str], notes: list[str]) -> tuple[npt.NDArray[np.int64] | None, tuple[str, ...]]:
-    root = _root(names)
+    root = root_of(names)
     inside = [n[len(root) :] for n in names]
     nested = sum("/" in n for n in inside)
     if not nested:

@@ -24,6 +24,9 @@ from inkwash.data.fetch import Progress
 Encode = Callable[[Array], Array]
 """Pictures as stored, uint8 [B, H, W, C], to latents as they are diffused, float32 [B, h, w, c]."""
 
+Show = tuple[str, Callable[[Array], Array]]
+"""What a model is shown of pictures uint8 [B, H, W, C], of their shape: a name for all of it, and a function."""
+
 CHUNK = 32
 """Pictures encoded together. Part of the key: on it the last bits depend."""
 
@@ -40,14 +43,18 @@ def latents(
     key: str,
     *,
     layout: str = "",
+    show: Show | None = None,
     progress: Progress | None = None,
     cache: Path | None = None,
 ) -> Dataset:
     """The data set with latents, float16 [N, h, w, c], in place of its pictures; from the cache, made there if need be.
 
+    So are the pictures shown to a model (`Dataset.shown`): what `show` makes of the data set's pictures, or, without
+    it, their partners, where there are any.
+
     key: what makes latents mean what they mean, such as a hash of a codec's weights and statistics. The new data set's
-    fingerprint is a function of it and of the pictures' fingerprint alone, not of bits, and not of how they are kept:
-    a run goes on where another machine, or another version of this file, has encoded anew.
+    fingerprint is a function of it, of the pictures' fingerprint and of show's name alone, not of bits, and not of how
+    they are kept: a run goes on where another machine, or another version of this file, has encoded anew.
     layout: what the cache depends on besides; the pictures' mirror images are stored beside (`Dataset.mirrored`) where
     the data set may be mirrored. A build that was killed goes on where it was. progress: called with (what, done,
     total); cache: instead of `cache_dir()`.
@@ -59,18 +66,43 @@ def latents(
             f"{data.name} holds {'vectors' if data.images.ndim == 2 else f'pictures of {data.images.dtype}'}, and an "
             "autoencoder reads 8-bit pictures. Train on it without a codec."
         )
-    kept = _hash([FORMAT, CHUNK, layout, data.fingerprint, key, data.flip])
-    name = re.sub(r"[^A-Za-z0-9._-]", "_", data.name).lstrip(".")[:48]
-    final = (cache or cache_dir()) / "latents" / f"{name}-{kept[:16]}"
-    published(final, _whole, lambda staged: _build(staged, data, encode, progress), resumable=True)
-    rows = [np.memmap(final / f, np.float16, "r", shape=_shape(final)).view(np.ndarray) for f in _files(data.flip)]
+    keep = partial(_kept, data, key=[key, layout], progress=progress, cache=cache or cache_dir())
+    folder, (images, mirrored) = keep(data.images, encode, [])
+    shown: tuple[Array | None, Array | None] = (None, None)
+    if show is not None:
+        made = show[1]
+        shown = keep(data.images, lambda pictures: encode(made(pictures)), ["shown", show[0]])[1]
+    elif data.shown is not None:
+        shown = keep(data.shown, encode, ["pairs"])[1]
     return replace(
         data,
-        images=rows[0],
-        mirrored=rows[1] if data.flip else None,
-        fingerprint=_hash([data.fingerprint, key]),
-        folder=final,
+        images=images,
+        mirrored=mirrored,
+        shown=shown[0],
+        shown_mirrored=shown[1],
+        # Without a picture shown, that of runs from before there could be one.
+        fingerprint=_hash([data.fingerprint, key, *(["shown", show[0]] if show is not None else [])]),
+        folder=folder,
     )
+
+
+def _kept(
+    data: Dataset,
+    pictures: Array,
+    encode: Encode,
+    what: list[str],
+    *,
+    key: list[str],
+    progress: Progress | None,
+    cache: Path,
+) -> tuple[Path, tuple[Array, Array | None]]:
+    """The latents of pictures of a data set, and of their mirror images, and the folder in the cache they lie in."""
+    digest = _hash([FORMAT, CHUNK, key[1], data.fingerprint, key[0], data.flip, *what])
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", data.name).lstrip(".")[:48]
+    final = cache / "latents" / f"{name}-{digest[:16]}"
+    published(final, _whole, lambda staged: _build(staged, data, pictures, encode, progress), resumable=True)
+    rows = [np.memmap(final / f, np.float16, "r", shape=_shape(final)).view(np.ndarray) for f in _files(data.flip)]
+    return final, (rows[0], rows[1] if data.flip else None)
 
 
 def _hash(ingredients: list[object]) -> str:
@@ -81,7 +113,7 @@ def _files(flip: bool) -> tuple[str, ...]:
     return ("latents.bin", "mirrored.bin") if flip else ("latents.bin",)
 
 
-def _build(staged: Path, data: Dataset, encode: Encode, progress: Progress | None) -> None:
+def _build(staged: Path, data: Dataset, pictures: Array, encode: Encode, progress: Progress | None) -> None:
     """Encode into a folder that survives a kill, from where an earlier build of it was."""
     n, files = len(data), _files(data.flip)
 
@@ -91,24 +123,26 @@ def _build(staged: Path, data: Dataset, encode: Encode, progress: Progress | Non
 
     shape: tuple[int, ...] = ()
     for turn, file in enumerate(files):
-        shape = _encode(staged / file, data, encode, bool(turn), partial(told, turn=turn))
+        shape = _encode(staged / file, data.name, pictures, encode, bool(turn), partial(told, turn=turn))
     table = {"format": FORMAT, "rows": n, "shape": shape, "mirrored": data.flip, "pictures": data.fingerprint}
     (staged / "latents.json").write_text(json.dumps(table), encoding="utf-8")
     for note in staged.glob("*.done"):
         note.unlink()
 
 
-def _encode(file: Path, data: Dataset, encode: Encode, mirrored: bool, told: Callable[[int], None]) -> tuple[int, ...]:
+def _encode(
+    file: Path, name: str, pictures: Array, encode: Encode, mirrored: bool, told: Callable[[int], None]
+) -> tuple[int, ...]:
     """Append what is missing to a file of latents; the shape of one of them."""
-    n, note = len(data), file.with_suffix(".done")
+    n, note = len(pictures), file.with_suffix(".done")
 
     def encoded(start: int) -> Array:
-        pictures = np.array(data.images[start : start + CHUNK])
+        part = np.array(pictures[start : start + CHUNK])
         with np.errstate(over="ignore"):  # found out and said below
-            found = encode(np.ascontiguousarray(pictures[:, :, ::-1]) if mirrored else pictures).astype(np.float16)
+            found = encode(np.ascontiguousarray(part[:, :, ::-1]) if mirrored else part).astype(np.float16)
         if not np.isfinite(found).all():
             raise ValueError(
-                f"Latents of pictures {start} to {start + len(found) - 1} of {data.name} are not finite in float16: "
+                f"Latents of pictures {start} to {start + len(found) - 1} of {name} are not finite in float16: "
                 "the codec fails on them, or its statistics are of other data. Train it on pictures like these."
             )
         return found

@@ -15,11 +15,12 @@ from inkwash.data.cache import cache_dir, published
 from inkwash.data.dataset import FORMAT, MAX_BAD, Dataset, open_pack, read_pack
 from inkwash.data.decode import colour
 from inkwash.data.fetch import DatasetUnavailableError, Progress
-from inkwash.data.find import find_source, no_images
+from inkwash.data.find import NAMES, find_source, no_images
 from inkwash.data.generated import POINTS, points
 from inkwash.data.known import KNOWN
 from inkwash.data.labels import arrange
 from inkwash.data.pack import pack_arrays, pack_pictures
+from inkwash.data.pairs import match, pairs_source
 from inkwash.data.shapes import CLASSES, SHAPES, draw
 from inkwash.data.sources import Source
 from inkwash.data.spec import DataSpec
@@ -77,6 +78,8 @@ def prepared(spec: DataSpec, *, progress: Progress | None = None, cache: Path | 
     """`load` without its limit on files that cannot be read: for looking at a source that may be in a bad way."""
     cache = cache or cache_dir()
     colour(spec.background)  # a mistake here is told before anything is fetched or decoded
+    if spec.source in NAMES:
+        _refuse_more(spec, spec.source)
     if spec.source in POINTS:
         if spec.size is not None or spec.channels is not None:
             raise ValueError(f"{spec.source} holds points of 2 numbers: size and channels do not apply.")
@@ -95,16 +98,26 @@ def prepared(spec: DataSpec, *, progress: Progress | None = None, cache: Path | 
         )
     source = find_source(spec.source)
     if isinstance(source, Path):
-        arrays = read_numpy(source)
+        arrays = read_numpy(source, spec.vector)
+        _refuse_more(replace(spec, vector=()), str(source))
         status = source.stat()
-        key = repr((str(source.resolve()), status.st_size, status.st_mtime_ns))
-        return _packed(spec, source.stem, key, lambda: arrays, arrays.images.ndim == 4, cache, progress)
+        key = [str(source.resolve()), status.st_size, status.st_mtime_ns]
+        key += ["vectors"] if arrays.vectors is not None else []  # apart from packs made before they were read
+        return _packed(spec, source.stem, repr(tuple(key)), lambda: arrays, arrays.images.ndim == 4, cache, progress)
     return _from_files(spec, source, cache, progress)
+
+
+def _refuse_more(spec: DataSpec, where: str) -> None:
+    if spec.vector:
+        raise ValueError(f"{where} has no numbers beside its pictures: leave data.vector = {list(spec.vector)} out.")
+    if spec.pairs is not None:
+        raise ValueError(f"{where} holds no picture files, and data.pairs names partners by theirs. Leave it out.")
 
 
 def _from_files(spec: DataSpec, source: Source, cache: Path, progress: Progress | None) -> Dataset:
     name = re.sub(r"(\.tar)?\.\w+$", "", source.path.name) if source.path.is_file() else source.path.resolve().name
-    folder = _place(spec, name, source.key(), cache)
+    theirs = None if spec.pairs is None else pairs_source(spec.pairs)
+    folder = _place(spec, name, source.key(), cache, theirs)
     if read_pack(folder) is not None:  # so that a packed archive need not be listed again
         return open_pack(folder, name, flip=_flip(spec, True))
     if progress is not None:
@@ -113,12 +126,14 @@ def _from_files(spec: DataSpec, source: Source, cache: Path, progress: Progress 
     if not listing.images:
         if not listing.idx:
             raise ValueError(no_images(source))
+        _refuse_more(spec, str(source.path))
         known, arrays = read_idx_files(source, listing, spec.split)
         # Not under the folder's own key: whether to mirror depends on the contents, which only reading tells.
         key = f"idx {source.key()}"
         return _packed(spec, known or name, key, lambda: arrays, arrays.flip, cache, progress)
-    chosen = arrange(listing, spec.split, str(source.path))
-    published(folder, _whole, lambda staged: pack_pictures(staged, source, chosen, spec, progress))
+    chosen = arrange(listing, spec.split, str(source.path), spec.vector)
+    pairs = None if theirs is None else match(chosen.names, listing.images, source.path, theirs)
+    published(folder, _whole, lambda staged: pack_pictures(staged, source, chosen, spec, progress, pairs))
     return open_pack(folder, name, flip=_flip(spec, True))
 
 
@@ -137,10 +152,13 @@ def _packed(
     return open_pack(folder, name, flip=_flip(spec, flip))
 
 
-def _place(spec: DataSpec, name: str, key: str, cache: Path) -> Path:
+def _place(spec: DataSpec, name: str, key: str, cache: Path, pairs: Source | None = None) -> Path:
     """Where the pack of a source lies: its name, and a hash of its state and of every setting that shapes the pack."""
     settings = [spec.frame, spec.resize, spec.channels, colour(spec.background), spec.split, spec.limit]
-    digest = hashlib.sha256(json.dumps([FORMAT, key, *settings, spec.max_pixels]).encode()).hexdigest()
+    # Only where there are any: packs without them stay where they are.
+    more = [["vector", *spec.vector]] if spec.vector else []
+    more += [["pairs", pairs.key()]] if pairs is not None else []
+    digest = hashlib.sha256(json.dumps([FORMAT, key, *settings, spec.max_pixels, *more]).encode()).hexdigest()
     return cache / "packs" / f"{re.sub(r'[^A-Za-z0-9._-]', '_', name).lstrip('.')[:48]}-{digest[:16]}"
 
 

@@ -22,6 +22,7 @@ from inkwash.data.decode import Blob, Framing, Probe, colour, decode, fit, prepa
 from inkwash.data.fetch import Progress
 from inkwash.data.labels import Arranged
 from inkwash.data.mix import Use, mix
+from inkwash.data.pairs import Pairs
 from inkwash.data.sources import Source
 from inkwash.data.spec import DataSpec
 
@@ -37,21 +38,27 @@ Outcome = tuple[int, Array | None, Probe | None, str]
 
 @dataclass
 class _Tally:
-    """What came out of decoding."""
+    """What came out of decoding. done: pictures, whether good or bad."""
 
-    good: list[int] = field(default_factory=list)
+    done: int = 0
+    good: set[int] = field(default_factory=set)
     bad: list[tuple[str, str]] = field(default_factory=list)
     sizes: Counter[str] = field(default_factory=Counter)
     modes: Counter[str] = field(default_factory=Counter)
 
 
 def pack_pictures(
-    staged: Path, source: Source, chosen: Arranged, spec: DataSpec, progress: Progress | None = None
+    staged: Path,
+    source: Source,
+    chosen: Arranged,
+    spec: DataSpec,
+    progress: Progress | None = None,
+    pairs: Pairs | None = None,
 ) -> None:
     """Decode the chosen pictures of a source, bring them to one shape, and write them as a pack into `staged`.
 
     Threads suffice: Pillow holds no lock while it decodes and resizes. Rows are in the order of `chosen`, files
-    that cannot be read are left out of it. ValueError if none can.
+    that cannot be read are left out of it, together with their partners. ValueError if none can.
     """
     prepare()
     if spec.limit is not None:
@@ -60,36 +67,30 @@ def pack_pictures(
     notes = list(chosen.notes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, of files that are odd but readable
-        framing = _frame(source, chosen, spec, max_bytes, notes)
-        row_of = {n: i for i, n in enumerate(chosen.names)}
+        framing = _frame(source, chosen, spec, max_bytes, notes, pairs)
         shape = (framing.height, framing.width, framing.channels)
-        _need_room(staged, len(chosen.names) * int(np.prod(shape)))
-        tally = _Tally()
-        with (staged / "images.bin").open("wb+") as out:
-            for row, pixels, was, why in _decoded(source.read(chosen.names, max_bytes), row_of, framing):
-                if was is not None:
-                    tally.sizes[f"{was.width}x{was.height}"] += 1
-                    tally.modes[was.mode] += 1
-                if pixels is None:
-                    tally.bad.append((chosen.names[row], why))
-                else:
-                    tally.good.append(row)
-                    out.seek(row * pixels.nbytes)
-                    out.write(pixels.data)
-                if progress is not None:
-                    progress("Decoding", len(tally.good) + len(tally.bad), len(chosen.names))
-            tally.good.sort()
-            tally.bad.sort()
-            _close_gaps(out, tally.good, int(np.prod(shape)))
-    bad = tally.bad + chosen.missing
-    if not tally.good:
+        files = {"images.bin": (source, chosen.names)}
+        if pairs is not None:
+            files["shown.bin"] = (pairs.source, [pairs.names[n] for n in chosen.names])
+        _need_room(staged, len(files) * len(chosen.names) * int(np.prod(shape)))
+        tally = _Tally(good=set(range(len(chosen.names))))
+        for file, (where, names) in files.items():
+            with (staged / file).open("wb") as out:
+                for _ in _written(out, where, names, max_bytes, framing, tally, first=file == "images.bin"):
+                    if progress is not None:
+                        progress("Decoding", tally.done, len(files) * len(chosen.names))
+        good = sorted(tally.good)
+        for file in files:
+            _close_gaps(staged / file, good, int(np.prod(shape)))
+    bad = sorted(tally.bad) + chosen.missing
+    if not good:
         listed = "".join(f"\n  {n}: {why}" for n, why in bad[:5])
         raise ValueError(f"None of the {len(bad):,} pictures in {source.path} can be read:{listed}")
-    kept = chosen.pick(tally.good)
-    images = np.memmap(staged / "images.bin", np.uint8, "r", shape=(len(tally.good), *shape))
+    kept = chosen.pick(good)
+    held = [np.memmap(staged / f, np.uint8, "r", shape=(len(good), *shape)).view(np.ndarray) for f in files]
     finish_pack(
         staged,
-        images.view(np.ndarray),
+        held[0],
         kept.labels,
         kept.classes,
         kept.captions,
@@ -98,6 +99,9 @@ def pack_pictures(
         notes,
         dict(tally.sizes.most_common()),
         dict(tally.modes.most_common()),
+        vectors=kept.vectors,
+        vector_names=kept.vector_names,
+        shown=held[1] if len(held) > 1 else None,
     )
 
 
@@ -138,12 +142,33 @@ def pack_arrays(staged: Path, arrays: Arrays, spec: DataSpec, progress: Progress
         notes=notes,
         sizes=sizes,
         modes={f"{x.dtype} array": len(rows)},
+        vectors=None if arrays.vectors is None else arrays.vectors[rows],
+        vector_names=arrays.vector_names,
     )
 
 
 def subset(n: int, limit: int) -> Array:
     """At most `limit` of 0..n-1, ascending, evenly at random and always the same."""
     return np.sort(np.argsort(mix(np.arange(n), Use.LIMIT), kind="stable")[:limit])
+
+
+def _written(
+    out: BinaryIO, source: Source, names: list[str], max_bytes: int, framing: Framing, tally: _Tally, *, first: bool
+) -> Iterator[None]:
+    """Decode the pictures `names` into a file, row by row, and count; yields after each. first: not partners."""
+    row_of = {n: i for i, n in enumerate(names)}
+    for row, pixels, was, why in _decoded(source.read(names, max_bytes), row_of, framing):
+        tally.done += 1
+        if was is not None and first:
+            tally.sizes[f"{was.width}x{was.height}"] += 1
+            tally.modes[was.mode] += 1
+        if pixels is not None:
+            out.seek(row * pixels.nbytes)
+            out.write(pixels.data)
+        elif row in tally.good:
+            tally.good.remove(row)
+            tally.bad.append((names[row] if first else f"{source.path.name}: {names[row]}", why))
+        yield
 
 
 def _decoded(files: Iterable[tuple[str, Blob]], row_of: dict[str, int], framing: Framing) -> Iterator[Outcome]:
@@ -206,19 +231,25 @@ def _need_room(folder: Path, need: int) -> None:
         )
 
 
-def _close_gaps(out: BinaryIO, good: list[int], row_bytes: int) -> None:
+def _close_gaps(file: Path, good: list[int], row_bytes: int) -> None:
     """Move the good rows together, so that row i of the file is the i-th good picture."""
-    for i, row in enumerate(good):
-        if i != row:
-            out.seek(row * row_bytes)
-            data = out.read(row_bytes)
-            out.seek(i * row_bytes)
-            out.write(data)
-    out.truncate(len(good) * row_bytes)
+    with file.open("rb+") as out:
+        for i, row in enumerate(good):
+            if i != row:
+                out.seek(row * row_bytes)
+                data = out.read(row_bytes)
+                out.seek(i * row_bytes)
+                out.write(data)
+        out.truncate(len(good) * row_bytes)
 
 
-def _frame(source: Source, chosen: Arranged, spec: DataSpec, max_bytes: int, notes: list[str]) -> Framing:
-    """The one shape of all pictures: what the specification says, else chosen from a sample of their headers."""
+def _frame(
+    source: Source, chosen: Arranged, spec: DataSpec, max_bytes: int, notes: list[str], pairs: Pairs | None
+) -> Framing:
+    """The one shape of all pictures: what the specification says, else chosen from a sample of their headers.
+
+    Partners have no say in the size; but where they have colours, so has everything.
+    """
     height, width = spec.frame
     channels = spec.channels
     if channels not in (None, 1, 3, 4):
@@ -229,6 +260,9 @@ def _frame(source: Source, chosen: Arranged, spec: DataSpec, max_bytes: int, not
         if not height:
             height, width = _choose(headers, notes)
         if channels is None:
+            if pairs is not None:
+                theirs = [pairs.names[n] for n in chosen.names]
+                headers = headers + _headers(pairs.source, theirs, spec.max_pixels, max_bytes)
             channels = 1 if headers and all(p.grey for p in headers) else 3
     return Framing(height, width, channels, spec.resize, background, spec.max_pixels)
 

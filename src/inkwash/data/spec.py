@@ -24,6 +24,9 @@ class DataSpec:
     val_fraction: the share of pictures held out of training, in [0, 1); see `inkwash.data.split`.
     limit: take at most this many pictures, evenly at random (the same ones every time).
     max_pixels: a picture with more pixels than this is refused before it is decoded.
+    vector: columns of metadata.jsonl that hold a number, or a list of numbers, for each picture; of an .npz, which of
+    its `vector_names` (none: all of them).
+    pairs: a folder or an archive with a partner of each picture, under the same name: for translation.
 
     ValueError where a number is out of its range.
     """
@@ -38,6 +41,8 @@ class DataSpec:
     split: Split = "train"
     limit: int | None = None
     max_pixels: int = 100_000_000
+    vector: tuple[str, ...] = ()
+    pairs: str | None = None
 
     # The same rule as `inkwash.types.Component`, which is not imported: this room needs no torch.
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -59,6 +64,10 @@ class DataSpec:
             raise ValueError(f"limit = {self.limit} must be at least 1. Leave it out to take everything.")
         if self.max_pixels < 1:
             raise ValueError(f"max_pixels = {self.max_pixels} must be at least 1.")
+        if len(set(self.vector)) < len(self.vector) or not all(name.strip() for name in self.vector):
+            raise ValueError(f"vector = {list(self.vector)} must name different columns.")
+        if self.pairs is not None and not self.pairs.strip():
+            raise ValueError("pairs is empty. Give a folder or an archive with the partners, or leave it out.")
 
     @property
     def frame(self) -> tuple[int, int]:

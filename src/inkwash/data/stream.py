@@ -7,22 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from inkwash.data.dataset import Array, Dataset
+from inkwash.data.dataset import Dataset, Rows
 from inkwash.data.mix import Use, mix, uniform
 
 Index = npt.NDArray[np.int64]
-
-
-class Rows(NamedTuple):
-    """A batch as it is stored: images [B, H, W, C] or points [B, D], a contiguous copy; labels [B] int64 or None."""
-
-    images: Array
-    labels: Index | None
 
 
 @dataclass(frozen=True)
@@ -58,12 +50,7 @@ class Stream:
             index[here] = chosen if self.index is None else self.index[chosen]
             if flip:
                 mirrored[here] = flips(self.seed, e, index[here])
-        images = self.dataset.images[index]
-        if flip:
-            stored = self.dataset.mirrored
-            images[mirrored] = images[mirrored, :, ::-1] if stored is None else stored[index[mirrored]]
-        labels = None if self.dataset.labels is None else self.dataset.labels[index]
-        return Rows(images, labels)
+        return self.dataset.take(index, mirrored)
 
 
 @lru_cache(maxsize=4)  # the current and the next epoch, of training and of validation
