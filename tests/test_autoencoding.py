@@ -21,7 +21,7 @@ from inkwash.autoencoding.folder import CodecRun
 from inkwash.autoencoding.look import look
 from inkwash.autoencoding.losses import Loss
 from inkwash.autoencoding.recipe import read_codec_recipe, write_codec_recipe
-from inkwash.autoencoding.similarity import C1, C2, SCALES, ms_ssim, scales_for, ssim
+from inkwash.features.similarity import C1, C2, SCALES, ms_ssim, scales_for, ssim
 from inkwash.autoencoding.state import State
 from inkwash.autoencoding.step import Step, last_layer
 from inkwash.codec import LatentCodec, Latents

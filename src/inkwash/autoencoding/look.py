@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from inkwash import pictures
-from inkwash.autoencoding.similarity import RANGE, WINDOW, ssim
+from inkwash.features.similarity import RANGE, WINDOW, ssim
 from inkwash.codec import LatentCodec, Pixels
 from inkwash.data import Dataset
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from inkwash.autoencoding.similarity import WINDOW, ms_ssim
+from inkwash.features.similarity import WINDOW, ms_ssim
 from inkwash.nets.autoencoder import Posterior
 from inkwash.types import Component
 

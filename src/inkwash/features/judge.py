@@ -1,15 +1,18 @@
-"""A judge says which class a picture shows: the classifier that ships for a data set, or one trained on it once."""
+"""A judge says which class a picture shows: the classifier that ships for a data set, one trained on it once, or a
+linear probe of a feature net.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +23,7 @@ from torch import Tensor
 from inkwash.data import Dataset, Progress, Stream, cache_dir, order
 from inkwash.data.cache import published
 from inkwash.data.stream import Index
+from inkwash.features.choose import extractor
 from inkwash.features.classifier import (
     FORMAT,
     SHIPPED,
@@ -30,10 +34,10 @@ from inkwash.features.classifier import (
     scaled,
     write_classifier,
 )
+from inkwash.features.extract import Extractor
+from inkwash.features.probe import FORMAT as PROBE_FORMAT
+from inkwash.features.probe import LEAST, AboutProbe, Probe, fit, probe_hash, read_probe, write_probe
 from inkwash.optim import AdamW, Schedule
-
-if TYPE_CHECKING:
-    from inkwash.features.extract import Extractor
 
 HELD = 0.1
 """The share of labelled pictures that a classifier trained here is measured on, and not trained on."""
@@ -50,13 +54,22 @@ class Judge:
     """A classifier of the data's classes.
 
     weights: SHA-256 of its weights; accuracy: on real pictures it was not trained on, kept with its weights; logits:
-    what it sees in pictures, as an extractor of one number for each class.
+    what it sees in pictures, as an extractor of one number for each class. probe, net: of one that reads the features
+    of a net, what reads them, and that net's identity.
     """
 
     classes: tuple[str, ...]
     weights: str
     accuracy: float | None
     logits: Extractor
+    probe: Probe | None = None
+    net: dict[str, Any] | None = None
+
+    def read(self, features: npt.NDArray[Any], net: Extractor) -> npt.NDArray[np.int64] | None:
+        """The likeliest classes [n] by features that are there already; None where it does not read those of `net`."""
+        if self.probe is None or self.net != net.identity:
+            return None
+        return np.asarray(self.probe(features).argmax(1), dtype=np.int64)
 
     def __call__(self, pictures: npt.NDArray[Any]) -> Tensor:
         """uint8 [B, H, W, C] of the shape it was trained on to the likeliest classes, [B] int64 on the CPU."""
@@ -64,10 +77,76 @@ class Judge:
 
 
 def load_judge(file: Path, device: torch.device | None = None) -> Judge:
-    """The judge in a file that inkwash wrote; on the CPU unless a device is given."""
+    """The judge in a file that inkwash wrote; on the CPU unless a device is given.
+
+    Raises ValueError where the feature net that a probe reads is not found here, or has other weights.
+    """
+    if (held := read_probe(file)) is not None:
+        return _probing(*held, device or torch.device("cpu"))
     about, net = read_classifier(file)
     logits = as_extractor("logits", len(about.classes), about, net, net, device or torch.device("cpu"))
     return Judge(about.classes, logits.weights, about.accuracy, logits)
+
+
+def probe_file(
+    features: npt.NDArray[Any],
+    labels: Index,
+    classes: Sequence[str],
+    net: Extractor,
+    name: str,
+    key: str,
+    cache: Path | None = None,
+) -> Path | None:
+    """The file of a probe that reads classes off a net's features [n, d], fitted once on pictures with labels [n].
+
+    Pictures labelled -1 are left out. name, key: of the set of pictures, and what determines it. None where there are
+    too few, or of one class only.
+    """
+    known = np.flatnonzero(labels >= 0)
+    if len(known) < LEAST or len(np.unique(labels[known])) < 2:
+        return None
+    told = hashlib.sha256(np.ascontiguousarray(labels, dtype="<i8").data).hexdigest()
+    of = [PROBE_FORMAT, key, told, list(classes), net.identity]
+    digest = hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()
+    place = (cache or cache_dir()) / "classifiers" / f"{_safe(name)}-probe-{digest[:16]}"
+
+    def build(staged: Path) -> None:
+        f, wanted = np.asarray(features)[known], labels[known]
+        probe = fit(f, np.eye(len(classes))[wanted])
+        shuffled, count = order(0, 0, len(known)), round(HELD * len(known))
+        out, mine = shuffled[:count], shuffled[count:]
+        blind = fit(f[mine], np.eye(len(classes))[wanted[mine]], lambdas=(probe.lam,))
+        about = AboutProbe(
+            data=name,
+            fingerprint=key,
+            classes=tuple(classes),
+            net=net.identity,
+            lam=probe.lam,
+            n=probe.n,
+            accuracy=float((blind(f[out]).argmax(1) == wanted[out]).mean()),
+            measured=f"{count:,} held-out pictures of {name}",
+            date=datetime.now(UTC).date().isoformat(),
+        )
+        write_probe(staged / FILE, about, probe)
+
+    return published(place, lambda folder: read_probe(folder / FILE) is not None, build) / FILE
+
+
+def _probing(about: AboutProbe, probe: Probe, device: torch.device) -> Judge:
+    """A probe with its feature net before it, as a judge."""
+    net = extractor(about.net["features"], device)
+    if net.identity != about.net:
+        raise ValueError(
+            f"This probe of {about.data} reads the features of {about.net['features']} with the weights "
+            f"{about.net['weights'][:12]}, and those here are {net.weights[:12]}. Fit another: --judge probe."
+        )
+    weights = probe_hash(probe, about.net)
+
+    def logits(x: Tensor) -> Tensor:
+        return torch.from_numpy(probe(net.net(x).cpu().numpy())).to(x.device)
+
+    seen = replace(net, name="logits", num_features=len(about.classes), weights=weights, net=logits)
+    return Judge(about.classes, weights, about.accuracy, seen, probe, about.net)
 
 
 def classifier_file(
@@ -104,8 +183,7 @@ def classifier_file(
     which = hashlib.sha256(np.ascontiguousarray(rows, dtype="<i8").data).hexdigest()
     of = [FORMAT, train.fingerprint, which, HELD, BATCH, EXAMPLES]
     key = hashlib.sha256(json.dumps(of).encode()).hexdigest()
-    name = re.sub(r"[^A-Za-z0-9._-]", "_", train.name).lstrip(".")[:48]
-    place = (cache or cache_dir()) / "classifiers" / f"{name}-{key[:16]}"
+    place = (cache or cache_dir()) / "classifiers" / f"{_safe(train.name)}-{key[:16]}"
 
     def build(staged: Path) -> None:
         about, net = train_classifier(train, rows, examples=EXAMPLES, progress=progress, device=device)
@@ -185,6 +263,11 @@ def accuracy(
         found = logits(data.images[part]).argmax(1).numpy()
         right += int((found == data.labels[part]).sum())
     return right / len(rows)
+
+
+def _safe(name: str) -> str:
+    """A data set's name as a part of a folder's."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".")[:48]
 
 
 def _fresh(shape: tuple[int, int, int], classes: int, seed: int) -> ClassifierNet:
