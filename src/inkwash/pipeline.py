@@ -156,6 +156,7 @@ class Pipeline:
         it takes.
         """
         ask = Ask(label, prompt, negative, also, vector, image, mask, cond)
+        ask.check(self.config)
         n = ask.count(self.config) if n is None else n
         if n < 1 or batch_size < 1:
             raise ValueError(f"n and batch_size must be at least 1, not {n} and {batch_size}.")

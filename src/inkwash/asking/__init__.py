@@ -3,6 +3,7 @@
 from inkwash.asking.alike import check_alike
 from inkwash.asking.ask import Ask, find_class, hideable, taken, takes
 from inkwash.asking.asked import Asked
+from inkwash.asking.opened import opened
 from inkwash.asking.rows import condition_of, encoder_of, with_conditions
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "encoder_of",
     "find_class",
     "hideable",
+    "opened",
     "taken",
     "takes",
     "with_conditions",

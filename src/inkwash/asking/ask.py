@@ -50,6 +50,36 @@ class Ask:
         """What is said, by name."""
         return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
 
+    def check(self, config: Config) -> None:
+        """Raise ValueError for what the model does not take, and for what it needs."""
+        told, conditions = self.given(), config.conditions
+        if self.cond is not None and len(told) > 1:
+            others = ", ".join(name for name in told if name != "cond")
+            raise ValueError(
+                f"cond holds all conditions of every row, and {others} was given as well. Give one of them."
+            )
+        for name in told.keys() - taken(config, told).keys():
+            what = {"label": "classes", "vector": "vectors", "image": "pictures to go by", "mask": "pictures to go by"}
+            shown = f" = {told[name]!r:.60}" if name in ("label", "prompt", "negative", "also") else ""
+            raise ValueError(
+                f"{name}{shown} was asked for, but this model was trained without {what.get(name, 'texts')}. "
+                f"{takes(config)}"
+            )
+        if self.mask is not None and not (conditions.image and isinstance(conditions.image.task, Masked)):
+            raise ValueError(
+                "mask= is for a model trained to fill in (task masked), and this one was not. Any model can with "
+                "edit=Fill(x0, mask), or `inkwash edit --mask`."
+            )
+        if self.mask is not None and self.image is None:
+            raise ValueError("mask= says where to paint. Give image= too: what is around it.")
+        if self.cond is not None:
+            return
+        rates = {"prompt": conditions.text, "vector": conditions.vector, "image": conditions.image}
+        if needed := [name for name, way in rates.items() if way and not way.dropout and name not in told]:
+            raise ValueError(
+                f"This model was never trained without its {needed[0]}: give {needed[0]}=. {takes(config)}"
+            )
+
     def count(self, config: Config) -> int:
         """How many pictures this asks for, where nobody says: one for each of what was given in a list, else 1."""
         if self.cond is not None:
@@ -59,7 +89,8 @@ class Ask:
         if self.vector is not None and config.conditions.vector:
             counts += [len(x) for x, many in [numbers(self.vector, config.conditions.vector)] if many]
         if self.image is not None and config.conditions.image:
-            counts += [len(found.pictures) for found in [opened(self.image)] if found.many]
+            shown = [(self.image, "image"), *([] if self.mask is None else [(self.mask, "mask")])]
+            counts += [len(found.pictures) for found in (opened(*one) for one in shown) if found.many]
         return max(counts, default=1)
 
     def understood(self, config: Config, n: int, first: int, size: tuple[int, ...], encode: Encode) -> Asked:
@@ -68,7 +99,7 @@ class Ask:
         size: (C, H, W) of the pictures; encode: called only where there is a text. Raises ValueError for what the model
         does not take, for what it needs and was not given, and for as many of something as fit no n.
         """
-        _refuse(self, config)
+        self.check(config)
         if self.cond is not None:
             return _given(self.cond, config, n)
         told, conditions = self.given(), config.conditions
@@ -98,7 +129,7 @@ class Ask:
         if conditions.vector:
             known, many = numbers({} if self.vector is None else self.vector, conditions.vector)
             known = _for_each(known, many, "vectors", n)
-            vector = conditions.vector.standard(known)
+            vector = conditions.vector.standard(torch.from_numpy(np.array(known)))
             if self.vector is not None:
                 said["vector"] = _listed(known)
                 words.append(spoken(known, conditions.vector))
@@ -143,7 +174,7 @@ class Ask:
             return None, None
         pictures, many = opened(self.image)
         if self.mask is not None:
-            masks = painted(self.mask, *size[1:])
+            masks = painted(self.mask, size[1], size[2])
             if len(masks) > 1 and not many:
                 pictures, many = pictures * len(masks), True
             _check_count(len(masks), "masks", len(pictures) if len(masks) > 1 else 1)
@@ -215,33 +246,6 @@ def find_class(classes: Sequence[str], label: str | int) -> int:
     near = [classes[by_name[m]] for m in difflib.get_close_matches(text.casefold(), by_name, 3, 0.4)]
     hint = f"Did you mean {' or '.join(near)}?" if near else f"The classes are {', '.join(classes[:20])}."
     raise ValueError(f"This model has no class {text!r}. {hint}")
-
-
-def _refuse(ask: Ask, config: Config) -> None:
-    """Raise ValueError for what the model does not take, and for what it needs."""
-    told, conditions = ask.given(), config.conditions
-    if ask.cond is not None and len(told) > 1:
-        others = ", ".join(name for name in told if name != "cond")
-        raise ValueError(f"cond holds all conditions of every row, and {others} was given as well. Give one of them.")
-    for name in told.keys() - taken(config, told).keys():
-        what = {"label": "classes", "vector": "vectors", "image": "pictures to go by", "mask": "pictures to go by"}
-        shown = f" = {told[name]!r:.60}" if name in ("label", "prompt", "negative", "also") else ""
-        raise ValueError(
-            f"{name}{shown} was asked for, but this model was trained without {what.get(name, 'texts')}. "
-            f"{takes(config)}"
-        )
-    if ask.mask is not None and not (conditions.image and isinstance(conditions.image.task, Masked)):
-        raise ValueError(
-            "mask= is for a model trained to fill in (task masked), and this one was not. Any model can with "
-            "edit=Fill(x0, mask), or `inkwash edit --mask`."
-        )
-    if ask.mask is not None and ask.image is None:
-        raise ValueError("mask= says where to paint. Give image= too: what is around it.")
-    if ask.cond is not None:
-        return
-    rates = {"prompt": conditions.text, "vector": conditions.vector, "image": conditions.image}
-    if needed := [name for name, way in rates.items() if way and not way.dropout and name not in told]:
-        raise ValueError(f"This model was never trained without its {needed[0]}: give {needed[0]}=. {takes(config)}")
 
 
 def _text(said: str | Sequence[str] | None, name: str, n: int, encode: Encode, kept: tuple[int, int]) -> Text:
