@@ -207,7 +207,7 @@ def test_batches_are_the_standardised_latents_of_the_stream_s_pictures(codec: Pa
     setup = set_up(r, load(r.data))
     k = np.arange(24)
     rows, plain = Stream(setup.dataset, 0).rows(k), Stream(setup.pictures, 0).rows(k)
-    batch = setup.batch(rows.images, rows.labels, torch.arange(24))
+    batch = setup.batch(rows, torch.arange(24))
     expected = load_codec(codec).encode(torch.from_numpy(plain.images))
     torch.testing.assert_close(batch.x0, expected, atol=2e-3, rtol=1e-3)  # float16
     assert batch.bin is None

@@ -165,8 +165,7 @@ def test_every_objective_can_be_written_in_a_recipe(tmp_path: Path, text: str, w
 def test_pixels_are_data_in_bins_and_points_are_not(tmp_path: Path) -> None:
     for r, width in ((recipe(), pytest.approx(2 / 255)), (plane(), None)):
         setup = set_up(r, load(r.data))
-        images, labels = setup.dataset.images[:2].copy(), setup.dataset.labels
-        batch = setup.batch(images, None if labels is None else labels[:2], torch.arange(2))
+        batch = setup.batch(setup.dataset.take([0, 1]), torch.arange(2))
         assert batch.bin == width
 
 

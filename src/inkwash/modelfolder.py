@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from inkwash import checkpoint
 from inkwash._version import __version__
 from inkwash.codec import AnyCodec, Codec, LatentCodec, Latents
-from inkwash.kinds import from_table, to_table
+from inkwash.conditions import Conditions
+from inkwash.kinds import from_table, in_text, to_table
 from inkwash.model import AnyInputs, Model
 from inkwash.nets import AnyNet
 from inkwash.paths import AnyPath
@@ -36,9 +37,10 @@ class Config(Component):
     """All that a model is besides its weights; the content of `config.json`.
 
     shape: of one example as it is diffused, (C, H, W) or (D,), for latents (c, h, w); classes: their names in order;
-    sampling: the settings used unless others are asked for; data: the data set's name; trained: steps, images and
-    seconds of training so far; learned_variance: see `Model`; ema: the length of the average the weights are, a share
-    of the run (sigma_rel), None where unknown. Raises ValueError for latents that sampling clips.
+    conditions: what it can be told besides a class; sampling: the settings used unless others are asked for; data: the
+    data set's name; trained: steps, images and seconds of training so far; learned_variance: see `Model`; ema: the
+    length of the average the weights are, a share of the run (sigma_rel), None where unknown. Raises ValueError for
+    latents that sampling clips.
     """
 
     shape: tuple[int, ...]
@@ -48,6 +50,7 @@ class Config(Component):
     inputs: AnyInputs
     codec: AnyCodec
     classes: tuple[str, ...] = ()
+    conditions: Conditions = field(default_factory=Conditions)
     sampling: Sampling = field(default_factory=Sampling)
     data: str = ""
     trained: dict[str, float] = field(default_factory=dict)
@@ -66,6 +69,17 @@ class Config(Component):
         """The shape of an example as it is seen, (C, H, W) or (D,): of what the codec decodes."""
         return self.codec.pictured(self.shape)
 
+    @property
+    def given(self) -> Given:
+        """What its network is told besides x and t."""
+        told = self.conditions
+        return Given(
+            classes=len(self.classes),
+            tokens=told.text.encoder.width if told.text else 0,
+            vector=len(told.vector.names) if told.vector else 0,
+            image=self.shape[0] if told.image else 0,
+        )
+
     def build(self) -> Model:
         """The model with freshly initialised weights."""
         return Model(self.network(), self.path, self.target, self.inputs, learned_variance=self.learned_variance)
@@ -73,7 +87,7 @@ class Config(Component):
     def network(self) -> nn.Module:
         """Its network alone."""
         double = {"outputs": 2} if self.learned_variance else {}  # a user's net need not know of it
-        net: nn.Module = self.net.build(self.shape, Given(len(self.classes)), **double)
+        net: nn.Module = self.net.build(self.shape, self.given, **double)
         return net
 
 
@@ -203,7 +217,32 @@ def _card(config: Config) -> str:
         "import inkwash",
         "",
         'pipe = inkwash.load("path/to/this/folder")',
-        "images = pipe(16, seed=0)",
+        f"images = pipe(16, {_needed(config)}seed=0)",
         "```",
+        *_asked(config),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _asked(config: Config) -> list[str]:
+    """What the model can be asked for, with a line of code each."""
+    told, calls = config.conditions, {}
+    if config.classes:
+        calls["A class, by name or number"] = f"pipe(4, {_needed(config)}label={json.dumps(config.classes[0])})"
+    if told.text:
+        calls["A text"] = f'pipe(4, {_needed(config)}prompt="what the picture shows")'
+    if told.vector:
+        named = {name: round(mean, 3) for name, mean in zip(told.vector.names, told.vector.mean or (), strict=True)}
+        calls["Numbers, any of them"] = f"pipe(4, {_needed(config)}vector={json.dumps(named)})"
+    if told.image:
+        calls[f"A picture ({in_text(told.image.task)})"] = 'pipe(4, image="picture.png")'
+    if not calls:
+        return []
+    listed = [f"- {what}: `{call}`" for what, call in calls.items()]
+    return ["", "It can be asked for the following, alone or together:", "", *listed]
+
+
+def _needed(config: Config) -> str:
+    """The argument without which it draws nothing: the picture, where it has always seen one."""
+    image = config.conditions.image
+    return 'image="picture.png", ' if image and not image.dropout else ""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from inkwash.cli.told import in_words
 from inkwash.cli.words import duration, number, say, some, table
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def _model(config: Config) -> dict[str, str]:
         "data": config.data,
         "examples": f"{shape} (channels x height x width)" if pictures else f"vectors of {shape}",
         "classes": f"{len(config.classes)}: {', '.join(config.classes)}" if config.classes else "none",
+        **in_words(config.conditions),
         "net": f"{_kind(config.net)}, {number(_size(config.network))} parameters: {config.net}",
         "path": str(config.path),
         "target": str(config.target),

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from inkwash.cli.command import mistakes_so_far, refuse
+from inkwash.cli.costs import costs
 from inkwash.cli.terminal import Stopper, bar, counted, live
-from inkwash.cli.words import duration, frame_of, number, say, size, some, table
+from inkwash.cli.told import told
+from inkwash.cli.words import duration, frame_of, say, some, table
 
 if TYPE_CHECKING:
     from inkwash.recipes import Recipe
-    from inkwash.training import Plan, Progress
+    from inkwash.training import Progress
 
 _length, _data, _model, _run = (
     partial(typer.Option, rich_help_panel=name)
@@ -74,6 +76,25 @@ def train(
         float | None,
         _data(help="Share of pictures held out, to measure on (default: 0)."),
     ] = None,
+    text: Annotated[
+        str | None,
+        _data(
+            metavar="ENCODER",
+            help="Learn from captions, read by minilm, clip or t5; or none (default: minilm, if there are captions).",
+        ),
+    ] = None,
+    vector: Annotated[
+        str | None,
+        _data(metavar="NAME,...", help="Learn these numbers of every picture, as in angle,size; or none."),
+    ] = None,
+    image: Annotated[
+        str | None,
+        _data(
+            metavar="TASK|FOLDER",
+            help="Learn to make pictures from pictures: lowres, grey, edges, masked, or those of the same names in a "
+            "FOLDER.",
+        ),
+    ] = None,
     codec: Annotated[
         str | None,
         _model(metavar="FOLDER", help="Diffuse latents of this codec: of `inkwash train-codec`, or of diffusers."),
@@ -118,6 +139,8 @@ def train(
 
     inkwash train photos/ --size 128 --codec runs/photos-codec
 
+    inkwash train photos/ --image "lowres(factor=4)"
+
     inkwash train ddpm-cifar10
 
     inkwash train photos/ --recipe ddpm-cifar10 --size 32
@@ -145,6 +168,7 @@ def train(
         "train.compile": compile,
         "train.grad_checkpoint": grad_checkpoint,
         "train.init_from": init_from,
+        **told(text, vector, image, mistakes),
     }
     if resume is not None:
         if source is not None:
@@ -163,9 +187,9 @@ def train(
     if dry_run:
         from inkwash.training import plan
 
-        with bar("Preparing data") as told:
-            figures = plan(whole, counted(told))
-        say(_costs(figures))
+        with bar("Preparing data") as shown:
+            figures = plan(whole, counted(shown))
+        say(costs(figures))
         return
     finish(folder, run_training(whole, folder, resume=resume), whole)
 
@@ -331,47 +355,3 @@ def _try(what: Callable[[], Any], mistakes: list[str]) -> Any:
         preset = "net.preset (--preset) is for other nets than this recipe's; --net names one."
         mistakes += [m.replace("net.preset is unknown.", preset) for m in said]
         return None
-
-
-def _costs(plan: Plan) -> str:
-    """The figures of a dry run."""
-    train = plan.recipe.train
-    images = "picture" if len(plan.shape) == 3 else "point"
-    precision = train.precision
-    return "\n".join(
-        [
-            table(
-                {
-                    "data": f"{plan.name}, {some(plan.images, images)} of shape {' x '.join(map(str, plan.shape))}"
-                    + (f", and {plan.held_out:,} held out" if plan.held_out else ""),
-                    **({"latents": " x ".join(map(str, plan.latent))} if plan.latent else {}),
-                    "classes": _listed(plan.classes),
-                    "parameters": number(plan.parameters),
-                    "FLOPs": f"{_flops(plan.flops)} for one {images} forward",
-                    "memory": f"about {size(plan.memory)}",
-                    "device": f"{plan.device}, {precision}{', compiled' if train.compile else ''}",
-                    "step": f"{_milliseconds(plan.step_seconds)} of {train.batch_size} {images}s, measured: "
-                    f"{train.batch_size / plan.step_seconds:,.0f} {images}s/s",
-                    "length": f"{some(plan.steps, 'step')}, {plan.epochs:,.1f} times through the data",
-                    "time": f"about {duration(plan.seconds)}",
-                }
-            ),
-            *plan.notes,
-            "Nothing was written: this was a dry run.",
-        ]
-    )
-
-
-def _listed(classes: Sequence[str]) -> str:
-    if not classes:
-        return "none"
-    return f"{len(classes)}: {', '.join(classes[:10])}{' …' if len(classes) > 10 else ''}"
-
-
-def _flops(count: float) -> str:
-    scale, unit = next((s, u) for s, u in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k"), (1, "")) if count >= s)
-    return f"{count / scale:.3g}{unit}"
-
-
-def _milliseconds(seconds: float) -> str:
-    return f"{1000 * seconds:,.0f} ms" if seconds < 1 else f"{seconds:,.2f} s"

@@ -18,6 +18,9 @@ from inkwash.recipes.recipe import LENGTHS, Recipe, RecipeError
 Tables = dict[str, Any]
 """A recipe as TOML reads it: tables in tables."""
 
+NONE = "none"
+"""What a condition is said to be that a model is not to have."""
+
 
 def builtin_names() -> list[str]:
     """The names of the recipes that ship with the package."""
@@ -58,6 +61,7 @@ def read_recipe(
         except ValueError as error:
             mistakes.append(str(error))
     _say_one_length(table, [*chosen, *(s.partition("=")[0].strip() for s in sets)])
+    _leave_out(table)
     recipe: Recipe = checked(Recipe, table, mistakes)
     return recipe
 
@@ -83,6 +87,16 @@ def _say_one_length(table: Tables, said: Sequence[str]) -> None:
     given = {k for k in names if k in LENGTHS and table.get("train", {}).get(k) is not None}
     if len(given) == 1:
         table["train"] = {k: v for k, v in table["train"].items() if k in given or k not in LENGTHS}
+
+
+def _leave_out(table: Tables) -> None:
+    """A condition that is "none" is none of the model's: TOML has no word for what is not there."""
+    told = table.get("conditions")
+    if told == NONE:
+        table["conditions"] = {}
+    elif isinstance(told, dict):
+        kinds = {name: value.get("kind") if isinstance(value, dict) else value for name, value in told.items()}
+        table["conditions"] = {name: value for name, value in told.items() if kinds[name] != NONE}
 
 
 def checked(cls: Any, table: Tables, mistakes: list[str]) -> Any:

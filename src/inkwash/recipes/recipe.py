@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from inkwash.conditions import Conditions, Paired
 from inkwash.data import DataSpec
 from inkwash.edit import check_deterministic
 from inkwash.features import AnyFeatures, Lite0
@@ -140,7 +141,8 @@ class Evaluation(Component):
 class Recipe(Component):
     """A whole run. `net` and `inputs` left out are chosen by the data and the path when the run is set up.
 
-    codec: None diffuses the data themselves: pixels, or points.
+    codec: None diffuses the data themselves: pixels, or points. conditions: what the model is told besides labels, and
+    nothing else; None: what the data have, captions, numbers (data.vector) and pairs (data.pairs).
 
     Raises ValueError for parts that do not fit each other.
     """
@@ -156,6 +158,7 @@ class Recipe(Component):
     sampler: Sampling = field(default_factory=Sampling)
     evaluation: Evaluation = field(default_factory=Evaluation)
     codec: InLatents | None = None
+    conditions: Conditions | None = None
 
     def __post_init__(self) -> None:
         mistakes = list(self._misfits())
@@ -193,13 +196,27 @@ class Recipe(Component):
                 f'evaluation.measure = "{self.evaluation.measure}" compares with pictures that are not trained on, and '
                 'none are held out. Use data.val_fraction = 0.05, or evaluation.split = "test".'
             )
-        if self.sampler.guidance != 1 and self.train.label_dropout in (0, 1):
+        hidden = self.conditions is not None and self.conditions.dropped
+        if self.sampler.guidance != 1 and self.train.label_dropout in (0, 1) and not hidden:
             other = "no label" if self.train.label_dropout == 0 else "a label"
             yield (
                 f"sampler.guidance = {self.sampler.guidance} compares the model's answers to a label and to none, and "
                 f"it never learns that to {other} with train.label_dropout = {self.train.label_dropout:g}. Use 0.1, or "
-                "guidance = 1."
+                "guidance = 1, or state another condition, as in conditions.text = {}."
             )
+        if self.conditions is not None:
+            yield from self._unused(self.conditions)
+
+    def _unused(self, told: Conditions) -> Iterator[str]:
+        """What the data are to have, and a model that is told just these conditions would not look at."""
+        if self.data.vector and told.vector is None:
+            names = ", ".join(self.data.vector)
+            yield f"data.vector asks for {names}, and [conditions] has no vector. Add conditions.vector = {{}}."
+        paired = told.image is not None and isinstance(told.image.task, Paired)
+        if self.data.pairs is not None and not paired:
+            yield f'data.pairs = {self.data.pairs!r} is not looked at. Add conditions.image = {{ task = "paired" }}.'
+        if self.data.pairs is None and paired:
+            yield "conditions.image is of pairs, and data.pairs does not say where their other halves are."
 
     def _of_latents(self) -> Iterator[str]:
         """Settings that are right for pixels, of range [-1, 1] and deviation 0.5, and wrong for latents."""

@@ -13,12 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inkwash.codec import LatentCodec, Latents
+from inkwash.codec import Codec, LatentCodec, Latents
 from inkwash.codecfolder import load_codec
+from inkwash.conditions import Task
 from inkwash.data import Dataset
 from inkwash.data.latents import latents
 from inkwash.features.weights import tensors_hash
-from inkwash.kinds import to_table
+from inkwash.kinds import in_text, to_table
+from inkwash.modelfolder import Config
 from inkwash.recipes import InLatents
 
 Told = Callable[[str, int, int], None]
@@ -78,16 +80,31 @@ def measured(
     return codec, replace(stated, mean=mean, std=std, sha256=identity(codec.config))
 
 
-def in_latents(codec: LatentCodec, data: Dataset, told: Told | None) -> Dataset:
-    """The data set as standardised latents, from the cache."""
+def in_latents(codec: LatentCodec, data: Dataset, told: Told | None, task: Task | None = None) -> Dataset:
+    """The data set as standardised latents, from the cache, and what a task shows of its pictures as such."""
     layout = json.dumps(to_table(codec.config.autoencoder), sort_keys=True)
-    return latents(data, _encoder(codec), identity(codec.config), layout=layout, progress=told)
+    show = None if task is None or task.paired or task.itself else (in_text(task), task.show)
+    return latents(data, _encoder(codec), identity(codec.config), layout=layout, progress=told, show=show)
 
 
-def few(codec: LatentCodec, data: Dataset) -> Dataset:
-    """The first pictures of a data set as latents, and nothing written."""
-    x = _encoder(codec)(np.array(data.images[:FEW])).astype(np.float16)
-    return replace(data, images=x, labels=None if data.labels is None else data.labels[:FEW], flip=False)
+def few(config: Config, codec: Codec, data: Dataset) -> Dataset:
+    """The first pictures of a data set as training would read them, and nothing written."""
+    image, text = config.conditions.image, config.conditions.text
+    if not isinstance(codec, LatentCodec) and text is None:
+        return data
+    cut = {n: getattr(data, n) for n in ("images", "labels", "captions", "vectors", "shown")}
+    data = replace(data, **{n: v[:FEW] for n, v in cut.items() if v is not None}, flip=False)
+    if isinstance(codec, LatentCodec):
+        encode, x = _encoder(codec), np.array(data.images)
+        if image is not None and not image.task.itself:
+            shown = image.task.show(x if data.shown is None else np.array(data.shown))
+            data = replace(data, shown=encode(shown).astype(np.float16))
+        data = replace(data, images=encode(x).astype(np.float16))
+    if text is not None and data.captions is not None:
+        tokens = text.encoder.bind().encode(data.captions)
+        lengths = tokens.present.sum(1).cpu().numpy()
+        data = replace(data, tokens=tokens.values.cpu().numpy().astype(np.float16), lengths=lengths)
+    return data
 
 
 def misfit(net: Any, codec: Latents, shape: tuple[int, ...]) -> str | None:

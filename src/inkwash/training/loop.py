@@ -21,17 +21,20 @@ from inkwash.data import Stream as Examples
 from inkwash.data import load as load_data
 from inkwash.device import out_of_memory
 from inkwash.evaluation.card import measured_lines
-from inkwash.noise import Philox, Stream
+from inkwash.noise import Philox
 from inkwash.objectives import Requiring
 from inkwash.recipes import Recipe, read_recipe
 from inkwash.training.compiling import Compiled
+from inkwash.training.conditioning import require
+from inkwash.training.dropping import hidden
+from inkwash.training.previews import Asked
 from inkwash.training.progress import Progress, TrainingError
 from inkwash.training.run import Run, continued, memory_used
 from inkwash.training.scheduled import Scheduled
 from inkwash.training.setup import Setup, set_up
 from inkwash.training.state import State
 from inkwash.training.validate import Validation, overfitting, unseen
-from inkwash.types import Batch, Remembering
+from inkwash.types import Remembering
 
 LOG_EVERY = 10
 """Steps between two reports: the loss is fetched from the device only then."""
@@ -76,6 +79,7 @@ def train(
         )
     if isinstance(recipe.objective, Requiring):
         recipe.objective.require()
+    require(recipe)
     dataset = load_data(recipe.data, progress=data_progress)
     held_out = unseen(recipe, dataset, data_progress)
     setup = set_up(recipe, dataset, resumed=start is not None, progress=data_progress)
@@ -107,7 +111,8 @@ class _Loop:
         self.examples = Examples(setup.dataset, self.recipe.train.seed, mine)
         self.validation = None if held_out is None else Validation(setup, held_out, (setup.dataset, mine))
         self.measure = None if held_out is None else Scheduled.of(setup, run.folder, held_out)
-        self.notes: list[str] = list(setup.dataset.notes)
+        self.notes: list[str] = [*setup.dataset.notes, *setup.notes]
+        self.asked = Asked.of(setup, held_out or (setup.pictures, mine))
         if self.measure is not None:
             self.notes.append(self.measure.cost)
         if self.recipe.train.snapshots and not state.series:
@@ -203,10 +208,9 @@ class _Loop:
         memory = self.state.memory
         for part in np.split(number, self.state.accumulate):
             rows = self.examples.rows(part)
-            batch = setup.batch(rows.images, rows.labels, torch.from_numpy(part))
+            batch = setup.batch(rows, torch.from_numpy(part))
             noise = Philox(recipe.train.seed, batch.number)
-            batch = _hide_labels(batch, noise, recipe.train.label_dropout)
-            batch = batch._replace(memory=self.state.memory or None)
+            batch = hidden(batch, noise, setup.rates)._replace(memory=self.state.memory or None)
             with torch.random.fork_rng(devices=[setup.device] if setup.device.type == "cuda" else []):
                 # For dropout inside the network; everything else is counter-based.
                 torch.manual_seed((recipe.train.seed * 0x9E3779B97F4A7C15 + int(part[0])) % 2**63)
@@ -311,7 +315,7 @@ class _Loop:
 
     def _sample(self) -> File | None:
         try:
-            return self.files.sample(self.setup, self.state)
+            return self.files.sample(self.setup, self.state, self.asked)
         except (OSError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not out_of_memory(error):
                 raise
@@ -380,12 +384,6 @@ class _Loop:
             return checkpoint.newest_good(self.files.folder / "checkpoints")[0]
         except checkpoint.CheckpointError:
             return None
-
-
-def _hide_labels(batch: Batch, noise: Philox, share: float) -> Batch:
-    if share == 0 or batch.cond.label is None:
-        return batch
-    return batch._replace(cond=batch.cond.drop(noise.uniform(0, Stream.DROP) < share))
 
 
 def _mean(values: list[Tensor]) -> float:

@@ -18,6 +18,7 @@ from inkwash.nets.layers import Recomputed
 from inkwash.noise import Philox
 from inkwash.recipes import Recipe
 from inkwash.training.compiling import Compiled
+from inkwash.training.conditioning import require
 from inkwash.training.ema import SERIES
 from inkwash.training.setup import Setup, set_up
 
@@ -51,6 +52,7 @@ class Plan:
 
 def plan(recipe: Recipe, data_progress: Callable[[str, int, int], None] | None = None) -> Plan:
     """Load the data, build the model, time three training steps, and throw it all away."""
+    require(recipe)
     dataset = load_data(recipe.data, progress=data_progress)
     setup = set_up(recipe, dataset, dry=True, progress=data_progress)
     train = setup.recipe.train
@@ -102,14 +104,13 @@ def plan(recipe: Recipe, data_progress: Callable[[str, int, int], None] | None =
         steps=steps,
         seconds=steps * step,
         epochs=steps * train.batch_size / max(len(mine), 1),
-        notes=tuple(compiled.notes),
+        notes=(*setup.notes, *compiled.notes),
     )
 
 
 def _losses(setup: Setup, size: int) -> Tensor:
-    rows = np.arange(size) % len(setup.dataset)
-    labels = None if setup.dataset.labels is None else setup.dataset.labels[rows]
-    batch = setup.batch(np.asarray(setup.dataset.images[rows]), labels, torch.arange(size))._replace(size=size)
+    rows = setup.dataset.take(np.arange(size) % len(setup.dataset))
+    batch = setup.batch(rows, torch.arange(size))._replace(size=size)
     return setup.recipe.objective(setup.model, batch, Philox(0, batch.number), 0.0)
 
 

@@ -14,16 +14,21 @@ import torch
 
 from inkwash import checkpoint
 from inkwash.checkpoint.atomic import flush, held
+from inkwash.conditions import Conditions
 from inkwash.grids import Listed
 from inkwash.kinds import to_table
 from inkwash.pictures import save_png
 from inkwash.pipeline import Pipeline
 from inkwash.recipes import LENGTHS, Recipe, RecipeError, read_recipe, write_recipe
 from inkwash.training import snapshots
+from inkwash.training.previews import Asked
 from inkwash.training.setup import Setup
 from inkwash.training.state import State
 
-FIXED = ("data", "path", "target", "net", "inputs", "optim.kind", "train.seed", "train.batch_size", "train.ema")
+FIXED = (
+    *("data", "path", "target", "net", "inputs", "conditions", "optim.kind"),
+    *("train.seed", "train.batch_size", "train.ema"),
+)
 """What a resumed run cannot change: its state would mean something else."""
 
 PREVIEW = 64
@@ -169,19 +174,22 @@ class Run:
                 file.truncate(before)
                 raise
 
-    def sample(self, setup: Setup, state: State) -> File | None:
+    def sample(self, setup: Setup, state: State, asked: Asked | None = None) -> File | None:
         """Draw samples with the averaged weights and fixed seeds, in few steps; publish samples/step-N.png.
 
-        Vectors of other than two numbers have no picture: None.
+        asked: their conditions; None: every class in turn. Vectors of other than two numbers have no picture: None.
         """
         from inkwash.gallery import sheet
 
         if len(setup.config.shape) == 1 and setup.config.shape != (2,):
             return None
         pipe, steps = preview(setup, state)
-        drawn = pipe(setup.recipe.train.samples, steps=steps, seed=0)
+        if asked is None:
+            drawn = pipe(setup.recipe.train.samples, steps=steps, seed=0)
+        else:
+            drawn = pipe(asked.count, cond=asked.cond, steps=steps, seed=0)
         path = self.folder / "samples" / f"step-{state.step:07d}.png"
-        save_png(sheet(drawn), path, drawn.settings)
+        save_png(sheet(drawn) if asked is None else asked.sheet(drawn), path, drawn.settings)
         return path
 
 
@@ -235,7 +243,9 @@ def continued(old: Recipe, new: Recipe, run: str | File) -> tuple[Recipe, list[s
     changed = [k for k in keys if k not in hidden]
     told = [f"{k}: {was.get(k, 'not set')} -> {now.get(k, 'not set')}" for k in changed]
     codec = old.codec and replace(old.codec, folder=(new.codec or old.codec).folder)
-    return replace(new, data=old.data, net=old.net, inputs=old.inputs, train=train, codec=codec), told
+    told_by = old.conditions or Conditions()  # runs of before had none, whatever their data have
+    kept = replace(new, data=old.data, net=old.net, inputs=old.inputs, train=train, codec=codec, conditions=told_by)
+    return kept, told
 
 
 def read_metrics(file: File) -> list[dict[str, float]]:

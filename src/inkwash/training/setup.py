@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
@@ -11,22 +10,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inkwash import checkpoint
+from inkwash.asking.rows import condition_of, encoded, with_conditions
 from inkwash.codec import Codec, LatentCodec, Latents, Pixels, Scaled, Standard, codec_for
-from inkwash.data import Dataset, split
+from inkwash.data import Dataset, Rows, split
 from inkwash.device import autocast_dtype, keep_memory, pick_device
-from inkwash.features.weights import tensors_hash
-from inkwash.kinds import from_table
 from inkwash.model import AnyInputs, EdmInputs, Indexed, Model, UnitVariance
-from inkwash.modelfolder import CODEC, Config, find_model
+from inkwash.modelfolder import Config
 from inkwash.nets import MLP, UNet
 from inkwash.nets.layers import recompute
+from inkwash.noise import Philox
 from inkwash.paths import Table, is_noise_level
 from inkwash.recipes import Recipe
 from inkwash.targets import Edm
 from inkwash.training.compiling import pays
-from inkwash.training.encoding import Told, few, find_codec, identity, in_latents, measured, misfit
-from inkwash.types import Batch, Condition
+from inkwash.training.conditioning import notes, settled
+from inkwash.training.encoding import Told, few, find_codec, in_latents, measured, misfit
+from inkwash.training.starting import Start
+from inkwash.types import Batch
 
 Bound = Pixels | Scaled | Standard | LatentCodec
 
@@ -45,7 +45,7 @@ class Setup:
     """Everything a run needs besides its state: the recipe with nothing left open, the model, and where it runs.
 
     dataset: what is trained on, the data or their latents; pictures: the data; codec: the config's with its weights;
-    steps: the length of the run, None where it is in minutes.
+    steps: the length of the run, None where it is in minutes; notes: what a user should know of what was decided.
     """
 
     recipe: Recipe
@@ -56,16 +56,32 @@ class Setup:
     pictures: Dataset
     codec: Codec
     steps: int | None = None
+    notes: tuple[str, ...] = ()
 
-    def batch(self, images: np.ndarray, labels: np.ndarray | None, number: torch.Tensor) -> Batch:
-        """Encode rows of `dataset` for the objective, on the run's device. number: see `Batch`."""
-        x0 = _encoded(self.codec, torch.from_numpy(images).to(self.device))
-        label = torch.from_numpy(labels).to(self.device) if self.config.classes and labels is not None else None
-        return Batch(x0, Condition(label), number, self.recipe.train.batch_size, bin=self.codec.bin)
+    @property
+    def rates(self) -> dict[str, float]:
+        """How often each of the model's conditions is hidden in training."""
+        told = self.config.conditions
+        parts = {"text": told.text, "vector": told.vector, "image": told.image}
+        rates = {name: part.dropout for name, part in parts.items() if part is not None}
+        return ({"label": self.recipe.train.label_dropout} if self.config.classes else {}) | rates
+
+    def batch(self, rows: Rows, number: Tensor, seed: int | None = None) -> Batch:
+        """Encode rows of `dataset` for the objective, on the run's device, with all their conditions shown.
+
+        number: see `Batch`; seed: of what a condition draws, the run's own by default.
+        """
+        x0 = encoded(self.codec, rows.images, self.device)
+        noise = Philox(self.recipe.train.seed if seed is None else seed, number)
+        cond = condition_of(self.config, self.codec, rows, noise, self.device)
+        return Batch(x0, cond, number, self.recipe.train.batch_size, bin=self.codec.bin)
 
     def seen(self, data: Dataset, progress: Told | None = None) -> Dataset:
         """A data set like `pictures` in the form of `dataset`. progress: told (what, done, total) while it encodes."""
-        return in_latents(self.codec, data, progress) if isinstance(self.codec, LatentCodec) else data
+        if isinstance(self.codec, LatentCodec):
+            image = self.config.conditions.image
+            data = in_latents(self.codec, data, progress, image and image.task)
+        return with_conditions(self.config, self.codec, data, progress)
 
 
 def set_up(
@@ -97,6 +113,8 @@ def set_up(
     autocast = None if points else autocast_dtype(recipe.train.precision, device)
     train = recipe.train
     trained_on, _ = split(dataset, recipe.data.val_fraction, train.seed)
+    start = Start.of(train.init_from) if train.init_from and not resumed else None
+    told = settled(recipe, dataset, trained_on, device, start and start.conditions)
     steps = train.steps if train.epochs is None else math.ceil(train.epochs * len(trained_on) / train.batch_size)
     compiled = pays(device, train.minutes, steps) if train.compile == "auto" else train.compile
     train = replace(train, precision="fp32" if autocast is None else "bf16", compile=compiled)
@@ -109,19 +127,23 @@ def set_up(
         inputs=recipe.inputs or UnitVariance(),  # until the data are looked at
         codec=description,
         classes=dataset.classes if dataset.labels is not None and train.label_dropout < 1 else (),
+        conditions=told,
         sampling=recipe.sampler,
         data=dataset.name,
         learned_variance=recipe.learns_variance,
     )
-    if recipe.sampler.guidance != 1 and not config.classes:
+    if recipe.sampler.guidance != 1 and not (config.classes or told.dropped):
         raise ValueError(
-            f"sampler.guidance = {recipe.sampler.guidance} needs classes; {dataset.name} has none. Use guidance = 1."
+            f"sampler.guidance = {recipe.sampler.guidance} needs classes, or another condition that is hidden now and "
+            f"then; {dataset.name} has none. Use guidance = 1."
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.train.seed)
         model = config.build()
-    if recipe.train.init_from and not resumed:
-        _start_from(model, description, recipe.train.init_from)
+    said = list(notes(recipe, told, dataset))
+    if start is not None:
+        start.check_codec(description)
+        said += start.give(model, config)
     if train.grad_checkpoint and not recompute(model.net):
         raise ValueError(
             f"train.grad_checkpoint = true computes a network's blocks again, and {type(net).__name__} has none that "
@@ -131,21 +153,19 @@ def set_up(
         new = recipe.codec.sha256 is None and recipe.train.init_from is None
         if codec.preset and new and not dry:  # a model to start from, or to go on with, has its own
             codec, stated = measured(codec, stated, pictures, trained_on, progress)
-        dataset = few(codec, pictures) if dry else in_latents(codec, pictures, progress)
         description = codec.config
-    inputs = recipe.inputs or _inputs(recipe, dataset, codec)
-    recipe = replace(recipe, data=data, net=net, inputs=inputs, train=train, codec=stated)
-    config, model.inputs = replace(config, inputs=inputs, codec=description), inputs
+    config = replace(config, codec=description)
+    recipe = replace(recipe, data=data, net=net, train=train, codec=stated, conditions=told)
+    setup = Setup(recipe, config, model, pictures, device, pictures, codec, steps, tuple(said))
+    setup.dataset = few(config, codec, pictures) if dry else setup.seen(pictures, progress)
+    inputs = recipe.inputs or _inputs(recipe, setup.dataset, codec)
+    setup.recipe = replace(recipe, inputs=inputs)
+    setup.config, model.inputs = replace(config, inputs=inputs), inputs
     if device.type == "cpu":
         keep_memory()
     model.net.to(device)
     model.autocast = autocast
-    return Setup(recipe, config, model, dataset, device, pictures, codec, steps)
-
-
-def _encoded(codec: Codec, rows: Tensor) -> Tensor:
-    """Rows of what is trained on as x0: latents, float16 [B, h, w, c], are that already."""
-    return rows.permute(0, 3, 1, 2).float() if isinstance(codec, LatentCodec) else codec.encode(rows)
+    return setup
 
 
 def _inputs(recipe: Recipe, dataset: Dataset, codec: Codec) -> AnyInputs:
@@ -164,34 +184,4 @@ def _inputs(recipe: Recipe, dataset: Dataset, codec: Codec) -> AnyInputs:
 def _std(dataset: Dataset, codec: Codec) -> float:
     """The deviation of the encoded data, from up to 4096 examples spread over the set; three digits are enough."""
     rows = np.linspace(0, len(dataset) - 1, min(len(dataset), 4096)).astype(np.int64)
-    return round(max(float(_encoded(codec, torch.from_numpy(np.asarray(dataset.images[rows]))).std()), 1e-3), 3)
-
-
-def _start_from(model: Model, codec: Any, source: str) -> None:
-    """Take over the weights of another model of the same latents; no code its config may name is run."""
-    try:
-        saved = checkpoint.load(find_model(source), ["model.safetensors", "config.json"], also=[f"{CODEC}.safetensors"])
-    except checkpoint.CheckpointError as error:
-        raise ValueError(f"init_from = {source} cannot be loaded: {error}") from error
-    theirs, table = saved.tensors["model"], json.loads(saved.texts["config.json"]).get("codec", {})
-    of_latents = table.get("kind") == "latents"
-    if of_latents != isinstance(codec, Latents):
-        what = ["is not of latents, and this run is", "is of latents, and this run is not"][of_latents]
-        raise ValueError(f"init_from = {source} {what}. {f'Add --codec {source}' if of_latents else 'Use no codec'}.")
-    if isinstance(codec, Latents):
-        other = replace(from_table(Latents, table), sha256=tensors_hash(saved.tensors.get(CODEC, {})))
-        if identity(other) != identity(codec):
-            raise ValueError(
-                f"init_from = {source} is a model of the latents of another codec, or of other statistics: its weights "
-                f"mean nothing in these. Train in its own with --codec {source}."
-            )
-    mine = model.net.state_dict()
-    wrong = [k for k in {**mine, **theirs} if k not in theirs or k not in mine or theirs[k].shape != mine[k].shape]
-    if wrong:
-        k = wrong[0]
-        shapes = [str(tuple(w[k].shape)) if k in w else "missing" for w in (mine, theirs)]
-        raise ValueError(
-            f"init_from = {source} does not fit this run: {len(wrong)} weights differ in name or shape, the first "
-            f"{k}: {shapes[0]} here, {shapes[1]} there. Net, shape and number of classes must be the same."
-        )
-    model.net.load_state_dict(theirs)
+    return round(max(float(encoded(codec, np.asarray(dataset.images[rows]), "cpu").std()), 1e-3), 3)

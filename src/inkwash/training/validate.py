@@ -141,7 +141,7 @@ class Validation:
         self.coupling = objective.coupling if getattr(objective, "coupled", False) else None
 
     def __call__(self, net: nn.Module) -> Losses:
-        """Ask; labels are shown."""
+        """Ask; all conditions are shown."""
         held_out, train = (self._losses(net, data, rows) for data, rows in self.sets)
         return Losses(self.grid.bands, held_out, train)
 
@@ -153,8 +153,7 @@ class Validation:
         found = np.empty((self.count, len(self.grid.bands)))
         for start in range(0, self.count, size):
             place = slice(start, min(start + size, self.count))
-            labels = None if data.labels is None else data.labels[rows[place]]
-            batch = setup.batch(np.asarray(data.images[rows[place]]), labels, torch.arange(self.count)[place])
+            batch = setup.batch(data.take(rows[place]), torch.arange(self.count)[place], SEED)
             for i, band in enumerate(self.grid.bands):
                 t = self.grid.times[i, place]
                 c = model.path(t)

@@ -1,0 +1,62 @@
+"""What the sample sheets of a run show: always the same conditions, of pictures held out where there are any."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from inkwash.data import Dataset
+from inkwash.training.setup import Setup
+from inkwash.types import Condition
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from inkwash.pipeline import Samples
+
+SEED = 0
+"""Of what a condition draws, such as where a picture is hidden: the same in every run."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The conditions of `count` samples, on the run's device; captions: in words, () where there are none."""
+
+    cond: Condition
+    captions: tuple[str, ...]
+    count: int
+
+    @classmethod
+    def of(cls, setup: Setup, examples: tuple[Dataset, np.ndarray]) -> Asked | None:
+        """Those of as many of these rows of a data set as `train.samples` says, evenly spread.
+
+        None for a model told of classes alone or of nothing, which is asked for every class in turn.
+        """
+        told, (data, rows) = setup.config.conditions, examples
+        if not told.names:
+            return None
+        rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), setup.recipe.train.samples)).astype(np.int64)]
+        cond = setup.batch(setup.seen(data).take(rows), torch.arange(len(rows)), SEED).cond
+        captions = tuple(data.captions[i] for i in rows) if told.text and data.captions else ()
+        if told.vector and data.vectors is not None and not captions:
+            captions = tuple(_numbers(told.vector.names, data.vectors[i]) for i in rows)
+        return cls(cond, captions, len(rows))
+
+    def sheet(self, samples: Samples) -> Image:
+        """The samples with what they were asked for: captions under them, and pictures on their left."""
+        from inkwash.gallery import sheet
+
+        image = self.cond.image
+        shown = None
+        if image is not None:
+            # What is hidden of it is grey: 0 in x.
+            decoded = samples.codec.decode(image.nan_to_num()).cpu()
+            shown = samples.codec.picture(decoded).numpy()
+        return sheet(samples, captions=self.captions, shown=shown)
+
+
+def _numbers(names: tuple[str, ...], values: np.ndarray) -> str:
+    return ", ".join(f"{name} {value:.3g}" for name, value in zip(names, values, strict=True) if not np.isnan(value))

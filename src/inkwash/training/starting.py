@@ -1,0 +1,109 @@
+"""Starting from a trained model: whose weights they are, what they mean, and what is new beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from inkwash import checkpoint
+from inkwash.codec import Latents
+from inkwash.conditions import Conditions
+from inkwash.features.weights import tensors_hash
+from inkwash.kinds import from_table
+from inkwash.model import Model
+from inkwash.modelfolder import CODEC, Config, find_model
+from inkwash.training.encoding import identity
+
+_SUMMED = ("embed.label.weight", "embed.numbers.out.weight")
+"""Weights that, as they are made, move what a network says at once: new beside trained ones they begin at zero."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """A model to start from: its weights, its config.json as a table, its codec's weights, and its conditions."""
+
+    source: str
+    weights: Mapping[str, Tensor]
+    table: Mapping[str, Any]
+    codec: Mapping[str, Tensor]
+    conditions: Conditions
+
+    @classmethod
+    def of(cls, source: str) -> Start:
+        """Read it; no code its config may name is run. Raises ValueError where it cannot be loaded."""
+        files = ["model.safetensors", "config.json"]
+        try:
+            saved = checkpoint.load(find_model(source), files, also=[f"{CODEC}.safetensors"])
+        except checkpoint.CheckpointError as error:
+            raise ValueError(f"init_from = {source} cannot be loaded: {error}") from error
+        table = json.loads(saved.texts["config.json"])
+        conditions: Conditions = from_table(Conditions, table.get("conditions", {}))
+        return cls(source, saved.tensors["model"], table, saved.tensors.get(CODEC, {}), conditions)
+
+    def check_codec(self, codec: Any) -> None:
+        """Raise ValueError where it is not of what this codec makes."""
+        table = self.table.get("codec", {})
+        of_latents = table.get("kind") == "latents"
+        if of_latents != isinstance(codec, Latents):
+            what = ["is not of latents, and this run is", "is of latents, and this run is not"][of_latents]
+            fix = f"Add --codec {self.source}" if of_latents else "Use no codec"
+            raise ValueError(f"init_from = {self.source} {what}. {fix}.")
+        if isinstance(codec, Latents):
+            other = replace(from_table(Latents, table), sha256=tensors_hash(self.codec))
+            if identity(other) != identity(codec):
+                raise ValueError(
+                    f"init_from = {self.source} is a model of the latents of another codec, or of other statistics: "
+                    f"its weights mean nothing in these. Train in its own with --codec {self.source}."
+                )
+
+    def give(self, model: Model, config: Config) -> list[str]:
+        """Load its weights into a model; what a user should know of what is new in it.
+
+        The model may have conditions that this one has not. What reads them is made anew, so that at first the network
+        answers as before, where texts are read by cross-attention. Raises ValueError for other networks, and where a
+        condition that both have means something else.
+        """
+        self._check_meaning(config)
+        theirs, mine = self.weights, model.net.state_dict()
+        before = replace(config, classes=tuple(self.table.get("classes", ())), conditions=self.conditions)
+        with torch.device("meta"):
+            wanted = before.network().state_dict()
+        wrong = [k for k in {**wanted, **theirs} if _shape(wanted, k) != _shape(theirs, k)]
+        wrong = wrong or [k for k in theirs if _shape(mine, k) != _shape(theirs, k)]
+        if wrong:
+            k = wrong[0]
+            raise ValueError(
+                f"init_from = {self.source} does not fit this run: {len(wrong)} weights differ in name or shape, the "
+                f"first {k}: {_shape(mine, k)} here, {_shape(theirs, k)} there. Net, shape and number of classes must "
+                "be the same, and what it is told by must be among what this run's model is."
+            )
+        new = {k: torch.zeros_like(v) if k in _SUMMED else v for k, v in mine.items() if k not in theirs}
+        model.net.load_state_dict({**theirs, **new})
+        names = [n for n in config.conditions.names if n not in self.conditions.names]
+        names = (["label"] if config.classes and not before.classes else []) + names
+        if not names:
+            return []
+        return [f"{self.source} knows nothing of {' and '.join(names)}: what reads that is new, and says nothing yet."]
+
+    def _check_meaning(self, config: Config) -> None:
+        """Raise ValueError where a text or numbers would be told otherwise than this model has learned them."""
+        ours, here = self.conditions, config.conditions
+        if ours.text and here.text and ours.text.sha256 != here.text.sha256:
+            raise ValueError(
+                f"init_from = {self.source} reads texts by another encoder, {ours.text.encoder}: the tokens of "
+                f"{here.text.encoder} mean nothing to it. Set conditions.text.encoder to its own."
+            )
+        if ours.vector and here.vector and ours.vector != replace(here.vector, dropout=ours.vector.dropout):
+            raise ValueError(
+                f"init_from = {self.source} knows the numbers {', '.join(ours.vector.names)}, of its own mean and "
+                f"deviation, and this run has {', '.join(here.vector.names)}, or other ones. They must be the same."
+            )
+
+
+def _shape(weights: Mapping[str, Tensor], name: str) -> str:
+    return str(tuple(weights[name].shape)) if name in weights else "missing"
