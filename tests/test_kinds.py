@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 import inkwash
 from inkwash.codec import AnyCodec, Latents, Standard
+from inkwash.conditions import AnyTask, Edges, Grey, LowResolution, Masked, Paired
 from inkwash.features import AnyFeatures, Classifier, DinoV2, Inception, Lite0, Raw
 from inkwash.grids import AnyGrid, Even, Karras, Leading, Linspace, Listed, LogSnr, Quadratic, Trailing
 from inkwash.guidance import AnyRule, Apg, CfgZero, Rescaled
@@ -68,6 +69,7 @@ from inkwash.samplers import (
     UniPC,
 )
 from inkwash.targets import X0, AnyTarget, Edm, Eps, Flow, V
+from inkwash.text import T5, AnyEncoder, Clip, MiniLm
 from inkwash.times import AnyDensity, Importance, LogitNormal, LogNormalNoise, Uniform
 from inkwash.types import Component
 
@@ -104,6 +106,8 @@ SETTINGS: list[tuple[Any, Any]] = [
     (AnyPath, Shifted(VP(LinearSchedule(0.2, 15.0)), 3.0)),
     *((AnyGrid, g) for g in (Even(), Quadratic(), Leading(200), Linspace(7), Trailing(50), Listed([0.9, 0.5, 0.0]))),
     *((AnyGrid, g) for g in (Karras(0.01, 50.0, 5.0), LogSnr(0.01, 50.0))),
+    *((AnyTask, t) for t in (LowResolution(8, 0.25), Grey(), Edges(), Paired(), Masked())),
+    *((AnyEncoder, e) for e in (MiniLm(32), Clip("a/b", 640, 40), T5("/c", 1024, 128))),
     *((AnyFeatures, f) for f in (Lite0(), Raw(), Inception("/a/b.pth"), Classifier("mnist"), DinoV2("a/b"))),
 ]
 UNIONS = {
@@ -121,6 +125,8 @@ UNIONS = {
     "codec": AnyCodec,
     "autoencoder": AnyAutoencoder,
     "features": AnyFeatures,
+    "task": AnyTask,
+    "text encoder": AnyEncoder,
     "solver": AnySolver,
     "trace": AnyTrace,
     "net": AnyNet,

@@ -21,6 +21,17 @@ if TYPE_CHECKING:
     from inkwash.checkpoint import CheckpointError
     from inkwash.codec import LatentCodec, Latents
     from inkwash.codecfolder import load_codec, save_codec
+    from inkwash.conditions import (
+        ByImage,
+        ByText,
+        ByVector,
+        Conditions,
+        Edges,
+        Grey,
+        LowResolution,
+        Masked,
+        Paired,
+    )
     from inkwash.data import Dataset, DataSpec
     from inkwash.edit import (
         Blur,
@@ -100,6 +111,7 @@ if TYPE_CHECKING:
     )
     from inkwash.sampling import Sampling
     from inkwash.targets import X0, Edm, Eps, Flow, V
+    from inkwash.text import T5, Clip, MiniLm
     from inkwash.times import Importance, LogitNormal, LogNormalNoise, Uniform
     from inkwash.training import Progress, Rebuilt, TrainingError, rebuild, train
     from inkwash.types import Batch, Coeffs, Condition, Denoised, Query
@@ -109,6 +121,17 @@ _WHERE = {
     "checkpoint": ["CheckpointError"],
     "codec": ["LatentCodec", "Latents"],
     "codecfolder": ["load_codec", "save_codec"],
+    "conditions": [
+        "ByImage",
+        "ByText",
+        "ByVector",
+        "Conditions",
+        "Edges",
+        "Grey",
+        "LowResolution",
+        "Masked",
+        "Paired",
+    ],
     "data": ["DataSpec", "Dataset"],
     "evaluation": ["BoundSettings", "FlowSettings", "Measurement", "held_out", "measure"],
     "exchange": ["from_diffusers", "from_dit", "pull", "push", "to_diffusers", "to_onnx", "to_torch_export"],
@@ -160,6 +183,7 @@ _WHERE = {
     "targets": ["X0", "Edm", "Eps", "Flow", "V"],
     "times": ["Importance", "LogNormalNoise", "LogitNormal", "Uniform"],
     "training": ["Progress", "Rebuilt", "TrainingError", "rebuild", "train"],
+    "text": ["T5", "Clip", "MiniLm"],
     "types": ["Batch", "Coeffs", "Condition", "Denoised", "Query"],
 }
 _MODULE = {name: module for module, names in _WHERE.items() for name in names}

@@ -121,7 +121,7 @@ def check_bytes(picture: Bytes) -> None:
 
 def tensors(pictures: Any) -> Tensor:
     """Pictures uint8 [B, H, W, C], array or tensor, as a tensor of int32; ValueError for others."""
-    u = torch.from_numpy(np.ascontiguousarray(pictures)) if isinstance(pictures, np.ndarray) else pictures
+    u = torch.from_numpy(np.array(pictures)) if isinstance(pictures, np.ndarray) else pictures
     if u.dtype != torch.uint8 or u.ndim != 4:
         kind = str(u.dtype).removeprefix("torch.")
         raise ValueError(f"Only 8-bit pictures [B, H, W, C] can be shown so, not {kind} of shape {list(u.shape)}.")
