@@ -14,22 +14,27 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import inkwash
 from inkwash import checkpoint
+from inkwash.asking import hideable
 from inkwash.codec import LatentCodec, Latents, Pixels, Standard
+from inkwash.conditions import ByImage, ByText, ByVector, Conditions, Grey
+from inkwash.drive import drive
 from inkwash.exchange import graphs, to_onnx, to_torch_export
 from inkwash.exchange.loops import draw_py
 from inkwash.exchange.staging import staged
 from inkwash.model import Indexed, UnitVariance
 from inkwash.modelfolder import Config, save_model
-from inkwash.nets import MLP, TinyAutoencoder, UNet
+from inkwash.nets import MLP, ModernDiT, TinyAutoencoder, UNet
 from inkwash.noise import Philox, Stream
 from inkwash.paths import VP, Linear, LinearBetas, SigmoidSchedule, Table
 from inkwash.samplers import Ancestral, Ddim, Heun
 from inkwash.sampling import Sampling
 from inkwash.targets import Eps, Flow, V
+from inkwash.text import MiniLm
 
 DOCS = Path(__file__).parents[1] / "docs/exchange.md"
 
@@ -79,6 +84,124 @@ def loop(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return names
 
 
+ASKED = replace(
+    PICTURES,
+    net=ModernDiT(patch=4, depth=1, width=16, heads=1, registers=1),
+    path=Linear(),
+    target=Flow(),
+    inputs=UnitVariance(0.5),
+    conditions=Conditions(
+        text=ByText(MiniLm()), vector=ByVector(("angle", "size"), (0.0, 1.0), (2.0, 0.5)), image=ByImage(Grey(), 0.1)
+    ),
+    sampling=Sampling(Ddim(), steps=4, guidance=1.7, interval=(0.2, 2.0)),
+)
+"""A model that is told everything there is to tell."""
+
+
+def words(n: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """What it can be asked for: nothing in the first row, some in the second, all in the others."""
+    source = np.random.default_rng(seed)
+    normal = {k: source.standard_normal((n, *s), np.float32) for k, s in (("vector", (2,)), ("image", (1, 8, 8)))}
+    tokens, known = source.standard_normal((n, 3, 384), np.float32), np.arange(n)
+    normal["vector"][0] = normal["image"][0] = normal["vector"][1:2, 1] = normal["image"][1:2, :, 4:] = np.nan
+    asked = {"label": known % 3 - 1, "tokens": tokens, "present": np.arange(3) < 2 * known[:, None]}
+    return asked | normal
+
+
+def cond_of(asked: dict[str, np.ndarray]) -> inkwash.Condition:
+    return inkwash.Condition(**{k: torch.from_numpy(v) for k, v in asked.items()})
+
+
+def drawn(config: Config, run: Path, noise: np.ndarray, cond: inkwash.Condition) -> torch.Tensor:
+    """What our DDIM makes of noise, by the model's own settings."""
+    pipe, own = inkwash.load(run, device="cpu"), config.sampling
+    denoiser = own.guided(pipe.model, hideable(config), config.path)
+    times = own.times(config.path).expand(-1, len(noise))
+    with torch.no_grad():
+        return drive(
+            Ddim()(config.path, torch.from_numpy(noise), times, Philox(0, torch.arange(len(noise)))), denoiser, cond
+        )
+
+
+def check_every_condition(config: Config, folder: Path, run: Any) -> None:
+    """The graph's answers are the model's, for other batches and other numbers of tokens than it was made with."""
+    model = inkwash.load(folder / "model", device="cpu").model
+    for n, seed in ((1, 1), (2, 2), (5, 3)):
+        asked = words(n, seed)
+        if n == 5:
+            asked |= {k: asked[k][:, :1] for k in ("tokens", "present")}
+        x, t = np.random.default_rng(n).standard_normal((n, 1, 8, 8), np.float32), np.linspace(0.2, 0.9, n)
+        with torch.no_grad():
+            want = model(inkwash.Query(torch.from_numpy(x), *2 * [torch.from_numpy(t)]), cond_of(asked))
+        got = run(x, t, *asked.values())
+        assert want.x0.std() > 0.1
+        for ours, theirs in zip(want, got, strict=False):
+            np.testing.assert_allclose(ours.numpy(), theirs, rtol=0, atol=1e-4 * float(ours.abs().max()))
+    garbage = asked | {"tokens": np.where(asked["present"][:, :, None], asked["tokens"], np.float32(np.nan))}
+    for ours, theirs in zip(got, run(x, t, *garbage.values()), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_every_condition_comes_with_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = saved(ASKED, tmp_path / "model")
+    assert len(to_torch_export(run, tmp_path / "graph")) == 4
+    names = loop(tmp_path / "graph", monkeypatch)
+    about = names["about"]
+    assert about["told"] == {"label": [], "tokens": [1, 384], "present": [1], "vector": [2], "image": [1, 8, 8]}
+    assert about["hidden"] == ["label", "tokens", "present", "vector", "image"]
+    assert about["conditions"]["vector"]["mean"] == [0.0, 1.0]
+    levels = [step["t"] / (1 - step["t"]) for step in about["steps"][1:]]
+    assert [step["guidance"] for step in about["steps"]] == [1.0, *(1.7 if 0.2 < r <= 2 else 1.0 for r in levels)]
+    assert len({step["guidance"] for step in about["steps"]}) == 2
+    check_every_condition(ASKED, tmp_path, names["run_denoiser"])
+    noise, asked = start(ASKED, 3, 4), words(3)
+    theirs = drawn(ASKED, run, noise, cond_of(asked))
+    np.testing.assert_allclose(names["draw"](noise, *asked.values()), theirs, rtol=0, atol=1e-4)
+    text = (tmp_path / "graph/README.md").read_text()
+    assert "- `tokens` [n, 1, 384]: float32" in text
+    assert "needs it" not in text
+
+
+def test_a_loop_asks_for_what_a_file_says_and_needs_what_was_never_hidden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = replace(ASKED, conditions=Conditions(image=ByImage(Grey())), classes=(), sampling=Sampling(Ddim(), steps=2))
+    run = saved(shown, tmp_path / "model")
+    to_torch_export(run, tmp_path / "graph")
+    assert "It has always been given image, and needs it." in (tmp_path / "graph/README.md").read_text()
+    monkeypatch.chdir(tmp_path / "graph")
+    script = Path("draw.py").read_text()
+    monkeypatch.setattr(sys, "argv", ["draw.py", "2", "1"])
+    with pytest.raises(SystemExit, match=r"always told image: python draw\.py 2 1 ASKED\.npz"):
+        exec(script, {"__name__": "__main__"})
+    image = words(3)["image"][1:]
+    np.savez("asked.npz", image=image)
+    monkeypatch.setattr(sys, "argv", ["draw.py", "2", "1", "asked.npz"])
+    exec(script, {"__name__": "__main__"})
+    noise = np.random.default_rng(1).standard_normal((2, 1, 8, 8)).astype(np.float32)
+    x = drawn(shown, run, noise, inkwash.Condition(image=torch.from_numpy(image)))
+    for i in range(2):
+        with Image.open(f"{i}.png") as picture:
+            want = ((x[i, 0] + 1) * 127.5).round().clamp(0, 255).numpy()
+            assert np.abs(np.array(picture).astype(int) - want).max() <= 1
+            assert want.std() > 10
+
+
+@pytest.mark.slow  # a second ONNX export
+@pytest.mark.parametrize("net", [ASKED.net, UNet("tiny", widths=(16, 16), attention=(1,), head_dim=16)])
+def test_every_condition_comes_with_an_onnx_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, net: Any) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    config = replace(ASKED, net=net)
+    to_onnx(saved(config, tmp_path / "model"), tmp_path / "graph")
+    names = loop(tmp_path / "graph", monkeypatch)
+    inputs = [(i.name, i.shape[1:]) for i in names["denoiser"].get_inputs()]
+    assert [name for name, _ in inputs] == ["x", "t", "label", "tokens", "present", "vector", "image"]
+    assert inputs[3][1][1] == 384
+    assert inputs[6][1] == [1, 8, 8]
+    check_every_condition(config, tmp_path, names["run_denoiser"])
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("onnxruntime")
@@ -117,8 +240,6 @@ def test_draw_py_runs_without_inkwash(exported: Path) -> None:
     script = "import sys; sys.modules['inkwash'] = sys.modules['torch'] = None; sys.argv = ['draw.py', '3', '1'];"
     script += "exec(open('draw.py').read())"
     subprocess.run([sys.executable, "-c", script], cwd=exported / "graph", check=True)
-    from PIL import Image
-
     for i in range(3):
         with Image.open(exported / f"graph/{i}.png") as picture:
             assert picture.size == (8, 8)

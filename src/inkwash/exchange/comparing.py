@@ -68,6 +68,28 @@ def compared(what: str, ours: Tensor, theirs: Tensor, tolerance: float) -> Compa
     return found
 
 
+def asked_of(config: Config, n: int) -> Condition:
+    """What a model of this config can be asked for: nothing in row 0, some of it in row 1, all in the others."""
+    given, row = config.given, torch.arange(n)
+    source = torch.Generator().manual_seed(n)
+
+    def told(*shape: int) -> Tensor:
+        """Numbers, those of odd places not known in row 1."""
+        v = torch.randn(n, *shape, generator=source)
+        odd = torch.arange(shape[-1]) % 2 == 1
+        unknown = (row == 0)[:, None] | ((row == 1)[:, None] & odd)
+        return v.masked_fill(unknown.view(n, *(1,) * (len(shape) - 1), -1), torch.nan)
+
+    words = n + 2
+    return Condition(
+        label=row % (given.classes + 1) - 1 if given.classes else None,
+        tokens=torch.randn(n, words, given.tokens, generator=source) if given.tokens else None,
+        present=torch.arange(words) < 2 * row[:, None] if given.tokens else None,
+        vector=told(given.vector) if given.vector else None,
+        image=told(given.image, *config.shape[1:]) if given.image else None,
+    )
+
+
 def starting_noise(shape: tuple[int, ...], n: int = 2) -> Tensor:
     """Noise [n, *shape] as a diffusers pipeline draws it with `torch.Generator().manual_seed(0)`."""
     return torch.randn(n, *shape, generator=torch.Generator().manual_seed(0))

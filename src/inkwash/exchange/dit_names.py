@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from inkwash.exchange.schedules import INSTEAD
+from inkwash.exchange.unet_names import beyond_labels
 from inkwash.nets import DiT
 from inkwash.nets.transformer import SIZES, sincos, sizes_of
 from inkwash.types import Given
@@ -114,7 +116,7 @@ def to_official(weights: Weights, shape: tuple[int, ...], patch: int) -> dict[st
     """The official layout, from our state dict of a DiT built for pictures of shape (C, H, W); positions and all.
 
     A DiT without classes becomes one with a single class, whose rows are zero.
-    Raises ValueError for one that is told of text or jumps, which this layout has no place for.
+    Raises ValueError for one that is told of anything but a label, which this layout has no place for.
     """
     theirs = _to_official(weights, shape[0], patch)
     like = theirs["x_embedder.proj.bias"]
@@ -135,7 +137,7 @@ def _to_official(weights: Weights, channels: int, patch: int) -> dict[str, Tenso
         *own, last = torch.split(take(f"modulation.{part}"), [6 * width] * len(blocks) + [2 * width])
         theirs |= {f"blocks.{i}.adaLN_modulation.1.{part}": m for i, m in enumerate(own)}
         theirs[f"final_layer.adaLN_modulation.1.{part}"] = last
-    take.finished("The layouts of others have none for text tokens or for jumps: only a DiT without fits.")
+    take.finished("The layouts of others have none for text, numbers, pictures beside x or jumps: a DiT without fits.")
     return theirs
 
 
@@ -250,7 +252,7 @@ def diffusers_layout(config: Mapping[str, Any]) -> Layout:
 def diffusers_config(layout: Layout) -> dict[str, Any]:
     """The settings of the `DiTTransformer2DModel` that answers as the layout's net does; classes become at least 1.
 
-    Raises ValueError where there is none: for sides that differ, other frequencies of the time, text, jumps.
+    Raises ValueError where there is none: for sides that differ, other frequencies of the time, and more than a label.
     """
     net, (channels, height, width), given, outputs = layout
     if height != width:
@@ -260,8 +262,8 @@ def diffusers_config(layout: Layout) -> dict[str, Any]:
             f"diffusers' DiT has freq_shift = 1, and this one {net.freq_shift:g}: with other frequencies it "
             "would answer other than here. (Those who trained DiT-XL/2 used 0; diffusers runs it with 1 all the same.)"
         )
-    if given.tokens or given.jumps:
-        raise ValueError("diffusers' DiT is told a time and a label, and this one of text tokens or jumps as well.")
+    if more := beyond_labels(given):
+        raise ValueError(f"diffusers' DiT is told a time and a label, and this one of {more} too. {INSTEAD}")
     sizes = sizes_of("DiT", SIZES, net)
     return {
         "num_attention_heads": sizes.heads,

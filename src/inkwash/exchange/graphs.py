@@ -1,13 +1,13 @@
 """Models as graphs for other programs: ONNX files and torch.export programs, which need no inkwash to run.
 
-The graph is the denoiser, (x, t, label) to (x0, eps), with the path's formulas inside, so that any sampler can be
-written around it (`loops` has one); for a model of latents the decoder is a second graph.
+The graph is the denoiser, (x, t, what it is told) to (x0, eps), with the path's formulas inside, so that any sampler
+can be written around it (`loops` has one); for a model of latents the decoder is a second graph.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path as File
 from typing import Any
 
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from inkwash.codec import LatentCodec
-from inkwash.exchange.comparing import ONE_CALL, Compared, calm, compared
-from inkwash.exchange.loops import Format, about, draw_py, readme
+from inkwash.exchange.comparing import ONE_CALL, Compared, asked_of, calm, compared
+from inkwash.exchange.loops import Format, about, draw_py, readme, told
 from inkwash.exchange.staging import needs, refuse_others, staged
 from inkwash.model import Model
 from inkwash.modelfolder import Config
@@ -35,18 +35,22 @@ Run = Callable[[Inputs], list[Tensor]]
 
 
 class Denoising(nn.Module):
-    """A model as a module of tensors alone: (x [B, ...], t [B] float64, label [B] int64) to (x0, eps[, var_mix])."""
+    """A model as a module of tensors alone: (x [B, ...], t [B] float64, *told) to (x0, eps[, var_mix]).
+
+    told: the names of the fields of a `Condition` that the model takes, in the order in which they follow t.
+    """
 
     outputs = ("x0", "eps", "var_mix")
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, told: Sequence[str] = ()) -> None:
         super().__init__()
         self.net = model.net
         self.model = model
+        self.told = tuple(told)
 
-    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor, t: Tensor, *told: Tensor) -> tuple[Tensor, ...]:
         """Estimate data and noise."""
-        answer = self.model(Query(x, t, t), Condition(label))
+        answer = self.model(Query(x, t, t), Condition(**dict(zip(self.told, told, strict=True))))
         return tuple(part for part in answer if part is not None)
 
 
@@ -94,10 +98,12 @@ def _export(run: str | File, folder: str | File, format: Format, write: Write, t
     config, found = pipe.config, []
     with staged(folder) as place, calm(), torch.no_grad():
         for name, module, inputs in _modules(pipe):
-            module.eval()(**inputs(2))  # what a path keeps once it was computed must not be computed while tracing
+            # What a path keeps once it was computed must not be computed while tracing.
+            module.eval()(*inputs(2).values())
             graph = write(module, inputs(2), place / name, _notes(config))
             for n in _BATCHES:
-                for what, ours, theirs in zip(module.outputs, module(**inputs(n)), graph(inputs(n)), strict=False):
+                answers = module(*inputs(n).values()), graph(inputs(n))
+                for what, ours, theirs in zip(module.outputs, *answers, strict=False):
                     found.append(compared(f"{name}, {what} of {n}", ours, theirs, ONE_CALL))
         texts = {
             "model.json": json.dumps(about(config), ensure_ascii=False) + "\n",
@@ -116,10 +122,12 @@ def _modules(pipe: Pipeline) -> list[tuple[str, Any, Callable[[int], Inputs]]]:
     def asked(n: int) -> Inputs:
         x = torch.randn(n, *config.shape, generator=torch.Generator().manual_seed(n))
         t = config.path.snap(torch.linspace(0.9, 0.1, n, dtype=torch.float64))
-        label = torch.arange(n) % (len(config.classes) + 1) - 1  # the first of them is the null label
-        return {"x": x, "t": t} | ({"label": label} if config.classes else {})
+        cond = asked_of(config, n)
+        return {"x": x, "t": t} | {name: getattr(cond, name) for name in told(config)}
 
-    graphs: list[tuple[str, Any, Callable[[int], Inputs]]] = [("denoiser", Denoising(pipe.model), asked)]
+    graphs: list[tuple[str, Any, Callable[[int], Inputs]]] = [
+        ("denoiser", Denoising(pipe.model, [*told(config)]), asked)
+    ]
     if isinstance(pipe.codec, LatentCodec):
         graphs.append(("decoder", Decoding(pipe.codec), lambda n: {"x": asked(n)["x"]}))
     return graphs
@@ -127,13 +135,15 @@ def _modules(pipe: Pipeline) -> list[tuple[str, Any, Callable[[int], Inputs]]]:
 
 def _notes(config: Config) -> dict[str, str]:
     """What is written into an ONNX file itself."""
-    told = about(config)
-    return {f"inkwash.{k}": json.dumps(told[k]) for k in ("shape", "classes", "formula", "target", "codec", "data")}
+    whole, names = about(config), ("shape", "told", "classes", "conditions", "formula", "target", "codec", "data")
+    return {f"inkwash.{name}": json.dumps(whole[name]) for name in names}
 
 
 def _exported(module: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
-    batch = torch.export.Dim("batch")
-    return torch.export.export(module, tuple(inputs.values()), dynamic_shapes=tuple({0: batch} for _ in inputs))
+    batch, tokens = torch.export.Dim("batch"), torch.export.Dim("tokens")
+    shapes = [{0: batch, 1: tokens} if name in ("tokens", "present") else {0: batch} for name in inputs]
+    dynamic = (*shapes[:2], *([tuple(shapes[2:])] if shapes[2:] else []))  # those after x and t are one: *told
+    return torch.export.export(module, tuple(inputs.values()), dynamic_shapes=dynamic)
 
 
 def _program(module: nn.Module, inputs: Inputs, file: File, notes: dict[str, str]) -> Run:

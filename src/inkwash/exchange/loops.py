@@ -12,11 +12,14 @@ from typing import Any, Literal
 import torch
 
 from inkwash._version import __version__
+from inkwash.asking import hideable
 from inkwash.grids import Listed
+from inkwash.guidance import Cfg
 from inkwash.kinds import to_table
 from inkwash.modelfolder import Config
-from inkwash.paths import Table
+from inkwash.paths import Table, ratio
 from inkwash.samplers import Ddim
+from inkwash.sampling import Sampling
 from inkwash.types import Path
 
 Format = Literal["onnx", "torch-export"]
@@ -29,55 +32,98 @@ ENTRIES = 1000
 def about(config: Config) -> dict[str, Any]:
     """What the loop needs to know of a model, and a reader wants to: `model.json`.
 
-    steps: the times the loop visits, with alpha and sigma there, as many as the model's own sampler asks its network;
-    path: alpha and sigma at all entries of a table, or at i/1000.
+    told: what the graph takes after x and t, in order, with the shape for one picture; hidden: what of it guidance
+    pushes away from by leaving it out. steps: the times the loop visits, with alpha, sigma and the guidance there, as
+    many as the model's own sampler asks its network; path: alpha and sigma at all entries of a table, or at i/1000.
     """
     own = config.sampling
     calls = own.rehearse(config.path, config.target, learned_variance=config.learned_variance)
     kept = isinstance(own.grid, Listed) or own.path is not None
     ddim = replace(own, method=Ddim(), path=None, steps=own.steps if kept else calls)
     entries = config.path.steps if isinstance(config.path, Table) else ENTRIES
+    hidden = hideable(config)
     return {
         "format": 1,
         "inkwash": __version__,
         "shape": list(config.shape),
+        "told": {name: list(shape) for name, shape in told(config).items()},
+        "hidden": [name for name in told(config) if _OF.get(name, name) in hidden],
         "classes": list(config.classes),
+        "conditions": to_table(config.conditions),
         "data": config.data,
         "trained": config.trained,
         "codec": _codec(config),
         "guidance": own.guidance,
+        "rule": to_table(own.rule),
         "clip": own.clip,
-        "steps": _listed(config.path, ddim.times(config.path).flatten()),
+        "steps": _guided(own, config.path, ddim.times(config.path).flatten()),
         "formula": to_table(config.path),
         "target": to_table(config.target),
         "path": _listed(config.path, torch.arange(entries + 1, dtype=torch.float64) / entries),
     }
 
 
+def told(config: Config) -> dict[str, tuple[int, ...]]:
+    """The fields of a `Condition` that a model's graph takes, in order, with the shape of each for one picture.
+
+    Those of a text are given for a text of one token; the graph takes any number of them.
+    """
+    given, shapes = config.given, dict[str, tuple[int, ...]]()
+    if given.classes:
+        shapes["label"] = ()
+    if given.tokens:
+        shapes |= {"tokens": (1, given.tokens), "present": (1,)}
+    if given.vector:
+        shapes["vector"] = (given.vector,)
+    if given.image:
+        shapes["image"] = (given.image, *config.shape[1:])
+    return shapes
+
+
+_OF = {"tokens": "text", "present": "text"}
+"""The conditions that fields of another name belong to."""
+
+_MEANS = {
+    "label": "int64, a class from 0 on, -1 for any",
+    "tokens": "float32, a text as its encoder tells it, of any length",
+    "present": "bool, which of the tokens there are; without any, no text is asked for",
+    "vector": "float32, numbers of mean 0 and deviation 1, NaN for one that is not asked for",
+    "image": "float32, the picture to go by, encoded as x is, NaN where it is not known",
+}
+
+
 def draw_py(config: Config, format: Format) -> str:
     """The program that draws with a graph of this format, in numpy."""
     run, module = {"onnx": (_ONNX, "onnxruntime"), "torch-export": (_TORCH, "torch")}[format]
     start = f"import json\nimport sys\n\nimport numpy as np\nimport {module}\n"
-    load = _ABOUT + run.format(name="denoiser", inputs="x, t, label")
+    load = _ABOUT + run.format(name="denoiser")
     if len(config.shape) == 1:
         return start + load + _LOOP + _SAVE_VECTORS
-    ends = {"latents": _LATENTS + run.format(name="decoder", inputs="x"), "scaled": _SCALED}
+    ends = {"latents": _LATENTS + run.format(name="decoder"), "scaled": _SCALED}
     return start + load + _LOOP + ends.get(config.codec.kind, _PIXELS) + _SAVE
 
 
 def readme(config: Config, format: Format, compared: list[str]) -> str:
     """The folder's README."""
     ending, package = {"onnx": ("onnx", "onnxruntime"), "torch-export": ("pt2", "torch")}[format]
-    label = f", `label` [n] int64 (0 to {len(config.classes) - 1}, or -1 for any)" if config.classes else ""
-    shape = ", ".join(map(str, ("n", *config.shape)))
-    inputs = f"`x` [{shape}] float32, `t` [n] float64 in [0, 1], 0 data and 1 noise{label}"
+    takes = {"x": (config.shape, "float32"), "t": ((), "float64 in [0, 1], 0 data and 1 noise")}
+    takes |= {name: (shape, _MEANS[name]) for name, shape in told(config).items()}
+    inputs = [f"- `{name}` [{', '.join(map(str, ('n', *shape)))}]: {what}" for name, (shape, what) in takes.items()]
+    needed = [name for name in told(config) if name not in about(config)["hidden"]]
     lines = [
         f"# A diffusion model as a graph ({format}), made with inkwash {__version__}",
         "",
-        f"`denoiser.{ending}` takes {inputs}, and gives `x0` and `eps`, its estimates of the data and of the noise in",
-        "x = alpha(t)·x0 + sigma(t)·eps. `model.json` has alpha and sigma, the classes and the settings.",
+        f"`denoiser.{ending}` takes, in this order,",
         "",
-        f"`python draw.py 4 0` draws four samples of seed 0 with numpy, pillow and {package}, without inkwash.",
+        *inputs,
+        "",
+        "and gives `x0` and `eps`, its estimates of the data and of the noise in x = alpha(t)·x0 + sigma(t)·eps.",
+        "`model.json` has alpha and sigma, the classes and the settings.",
+        "",
+        f"`python draw.py 4 0` draws four samples of seed 0 with numpy, pillow and {package}, without inkwash;",
+        "`python draw.py 4 0 asked.npz` those that the arrays in a file of numpy's ask for, by the names above.",
+        *([f"It has always been given {', '.join(needed)}, and needs it."] if needed else []),
+        *(["Its loop has plain guidance, and none of the model's own rule."] if config.sampling.rule != Cfg() else []),
         "",
         "Checked when this was written:",
         "",
@@ -90,6 +136,13 @@ def _listed(path: Path, times: torch.Tensor) -> list[dict[str, float]]:
     c = path(times)
     rows = zip(times.tolist(), c.alpha.tolist(), c.sigma.tolist(), strict=True)
     return [{"t": t, "alpha": alpha, "sigma": sigma} for t, alpha, sigma in rows]
+
+
+def _guided(own: Sampling, path: Path, times: torch.Tensor) -> list[dict[str, float]]:
+    """As `_listed`, with the scale of guidance at each time."""
+    low, high = own.interval or (-1.0, float("inf"))
+    scales = [own.guidance if low < level <= high else 1.0 for level in ratio(path(times)).tolist()]
+    return [{**step, "guidance": scale} for step, scale in zip(_listed(path, times), scales, strict=True)]
 
 
 def _codec(config: Config) -> dict[str, Any]:
@@ -119,17 +172,26 @@ def run_{name}(*inputs):
 """
 
 _LOOP = """
+UNKNOWN = {
+    "label": np.int64(-1),
+    "tokens": np.float32(0),
+    "present": np.bool_(False),
+    "vector": np.float32(np.nan),
+    "image": np.float32(np.nan),
+}
 
-def draw(noise, *label):
-    \"\"\"DDIM: normals [n, ...], and classes [n] of a model with classes (-1 is any), to data in about [-1, 1].\"\"\"
+
+def draw(noise, *told):
+    \"\"\"DDIM: normals [n, ...], and what the model is told, to data in about [-1, 1].\"\"\"
+    base = [np.full_like(v, UNKNOWN[k]) if k in about["hidden"] else v for k, v in zip(about["told"], told)]
     x = (about["steps"][0]["sigma"] * noise).astype(np.float32)
     for now, then in zip(about["steps"], about["steps"][1:]):
         t = np.full(len(x), now["t"])
-        x0, eps = run_denoiser(x, t, *label)[:2]
-        if about["guidance"] != 1:
-            any_x0, any_eps = run_denoiser(x, t, np.full_like(label[0], -1))[:2]
-            x0 = any_x0 + about["guidance"] * (x0 - any_x0)
-            eps = any_eps + about["guidance"] * (eps - any_eps)
+        x0, eps = run_denoiser(x, t, *told)[:2]
+        if now["guidance"] != 1:
+            any_x0, any_eps = run_denoiser(x, t, *base)[:2]
+            x0 = any_x0 + now["guidance"] * (x0 - any_x0)
+            eps = any_eps + now["guidance"] * (eps - any_eps)
         if about["clip"]:
             eps = eps + now["alpha"] / now["sigma"] * (x0 - x0.clip(-1, 1))
             x0 = x0.clip(-1, 1)
@@ -165,14 +227,22 @@ _MAIN = """
 if __name__ == "__main__":
     n, seed = map(int, sys.argv[1:3] + ["4", "0"][len(sys.argv) - 1 :])
     noise = np.random.default_rng(seed).standard_normal((n, *about["shape"]))
-    label = [np.arange(n) % len(about["classes"])] if about["classes"] else []
+    asked = dict(np.load(sys.argv[3])) if len(sys.argv) > 3 else {}
+    if about["classes"]:
+        asked.setdefault("label", np.arange(n) % len(about["classes"]))
+    if missing := [k for k in about["told"] if k not in about["hidden"] and k not in asked]:
+        sys.exit(f"This model is always told {', '.join(missing)}: python draw.py {n} {seed} ASKED.npz")
+    told = [
+        np.asarray(asked.get(k, np.full((n, *shape), UNKNOWN[k])), UNKNOWN[k].dtype)
+        for k, shape in about["told"].items()
+    ]
 """
 
 _SAVE = (
     _MAIN
     + """    from PIL import Image
 
-    for i, picture in enumerate(decode(draw(noise, *label))):
+    for i, picture in enumerate(decode(draw(noise, *told))):
         Image.fromarray(picture.squeeze()).save(f"{i}.png")
 """
 )
@@ -180,6 +250,6 @@ _SAVE = (
 _SAVE_VECTORS = (
     _MAIN
     + """    mean, std = (np.array(about["codec"][name]) for name in ("mean", "std"))
-    np.save("vectors.npy", draw(noise, *label) * std + mean)
+    np.save("vectors.npy", draw(noise, *told) * std + mean)
 """
 )

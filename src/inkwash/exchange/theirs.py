@@ -16,7 +16,6 @@ from inkwash.exchange import dit_names, unet_names
 from inkwash.exchange.schedules import INSTEAD
 from inkwash.modelfolder import Config
 from inkwash.nets import ClassicUNet, DiT, KLAutoencoder
-from inkwash.types import Given
 
 IMAGENET = 1000
 """The label that `DiTPipeline` takes to mean any class, whatever its network was built for."""
@@ -56,7 +55,7 @@ class Ours(NamedTuple):
 def to_theirs(config: Config, weights: Mapping[str, Tensor]) -> Theirs:
     """The network of a model as diffusers has it. Raises ValueError, naming what can be done, where it has none."""
     outputs = 2 if config.learned_variance else 1
-    given, classes = Given(len(config.classes)), len(config.classes)
+    given, classes = config.given, len(config.classes)
     if len(config.shape) == 3 and isinstance(config.net, ClassicUNet):
         net, shape = config.net, config.shape
         settings = unet_names.diffusers_config(unet_names.UNetLayout(net, _three(shape), given, outputs))

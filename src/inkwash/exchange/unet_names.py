@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from inkwash.exchange.schedules import INSTEAD
 from inkwash.nets import ClassicUNet
 from inkwash.types import Given
 
@@ -92,11 +93,12 @@ def _new(old: re.Match[str]) -> str:
 def to_diffusers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state dict of diffusers' `UNet2DModel`, from ours; the null label's row is the last of its table.
 
-    Raises ValueError for a network with parts it does not have: text, jumps, linear attention, ConvNeXt blocks.
+    Raises ValueError for a network with parts it does not have: text, numbers, pictures beside x, jumps, linear
+    attention, ConvNeXt blocks.
     """
     rest = dict(weights)
     label = rest.pop(_LABEL[0], None)
-    theirs = _renamed(rest, 0, "it has none for text tokens, jumps, linear attention or ConvNeXt blocks.")
+    theirs = _renamed(rest, 0, "it has none for text, numbers, jumps, linear attention or ConvNeXt blocks.")
     return theirs if label is None else theirs | {_LABEL[1]: label.roll(-1, 0)}
 
 
@@ -191,6 +193,17 @@ def diffusers_layout(config: Mapping[str, Any], *, null: bool = False) -> UNetLa
     return UNetLayout(net, (channels, height, width), given, outputs)
 
 
+def beyond_labels(given: Given) -> str:
+    """What a network is told besides a time and a label, in words; "" for nothing."""
+    told = {
+        "text tokens": given.tokens,
+        "jumps": given.jumps,
+        "a vector of numbers": given.vector,
+        "a picture beside x": given.image,
+    }
+    return " and ".join(name for name, there in told.items() if there)
+
+
 def _undivided(widths: tuple[int, ...], attention: tuple[int, ...], middle: bool, head_dim: int) -> list[int]:
     """The widths with attention that heads of head_dim channels do not divide; theirs would leave channels over."""
     attended = [widths[i] for i in attention] + ([widths[-1]] if middle else [])
@@ -200,14 +213,15 @@ def _undivided(widths: tuple[int, ...], attention: tuple[int, ...], middle: bool
 def diffusers_config(layout: UNetLayout) -> dict[str, Any]:
     """The settings of the `UNet2DModel` that answers as the layout's net does; its last label is the null label.
 
-    Raises ValueError where there is none: for text, jumps, linear attention, ConvNeXt blocks, other activations.
+    Raises ValueError where there is none: for text, numbers, pictures beside x, jumps, linear attention, ConvNeXt
+    blocks, other activations.
     """
     (channels, height, width), given, outputs = layout.shape, layout.given, layout.outputs
     net = layout.net.resolve(layout.shape)
     widths, attention, head_dim = net.widths or (), net.attention or (), net.head_dim or 0
     levels = range(len(widths))
-    if given.tokens or given.jumps:
-        raise ValueError("diffusers' UNet2DModel is told a time and a label, and this net of text or jumps as well.")
+    if more := beyond_labels(given):
+        raise ValueError(f"diffusers' UNet2DModel is told a time and a label, and this net of {more} too. {INSTEAD}")
     if net.linear or net.block != "resnet" or net.activation != "silu":
         raise ValueError(
             "diffusers' UNet2DModel has no linear attention, no ConvNeXt blocks and no GELU; this net has linear = "
