@@ -101,17 +101,18 @@ def draw(
     these: Sequence[Way],
     n: int,
     *,
-    label: str | int | Sequence[str | int] | None = None,
     seed: int = 0,
     watch: Callable[[float], None] | None = None,
+    **told: Any,
 ) -> list[Drawn]:
-    """n samples in each way, all from the same noise and labels.
+    """n samples in each way, all from the same noise, and asked for the same.
 
-    The network is run once before the clock is looked at. Raises ValueError for a label that does not exist.
+    told: label, prompt, vector, image ..., as in a pipeline's call. The network is run once before the clock is looked
+    at. Raises ValueError for what the model does not take.
     """
     found = []
     with suppress(_WarmError):
-        _run(pipe, these[0].settings, n, label, seed, trace=_warm)
+        _run(pipe, these[0].settings, n, seed, **told, trace=_warm)
     for number, way in enumerate(these):
         calls = 0
 
@@ -119,12 +120,12 @@ def draw(
             nonlocal calls
             calls += 1
 
-        def told(fraction: float, number: int = number) -> None:
+        def heard(fraction: float, number: int = number) -> None:
             if watch is not None:
                 watch((number + fraction) / len(these))
 
         began = time.perf_counter()
-        samples = _run(pipe, way.settings, n, label, seed, watch=told, trace=count)
+        samples = _run(pipe, way.settings, n, seed, **told, watch=heard, trace=count)
         found.append(Drawn(way, samples, calls, time.perf_counter() - began))
     return found
 
@@ -137,18 +138,19 @@ def _warm(query: Query, answer: Denoised) -> None:
     raise _WarmError
 
 
-def _run(pipe: Pipeline, own: Sampling, n: int, label: Any, seed: int, **seen: Any) -> Samples:
+def _run(pipe: Pipeline, own: Sampling, n: int, seed: int, **told: Any) -> Samples:
     return pipe(
         n,
-        label=label,
         steps=own.steps,
         sampler=own.method,
         guidance=own.guidance,
+        rule=own.rule,
+        interval=own.interval,
         grid=own.grid,
         path=own.path,
         seed=seed,
         batch_size=n,
-        **seen,
+        **told,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path as File
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from inkwash import pictures
+from inkwash.asking.opened import MAX_PIXELS
 from inkwash.codec import LatentCodec, Pixels, Scaled, codec_for
 from inkwash.edit import Decode, check_deterministic, slerp
 from inkwash.modelfolder import Config
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 
     from inkwash.data.decode import Framing
     from inkwash.pipeline import Pipeline, Samples
-
-MAX_PIXELS = 100_000_000
-"""A picture with more is refused before it is decoded."""
 
 
 def read_picture(source: str, config: Config, *, shrink: int = 1, split: Literal["train", "test"] = "train") -> Tensor:
@@ -95,19 +93,21 @@ def between(
     n: int,
     *,
     label: str | int = -1,
+    told: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Samples:
     """n pictures along the arc between two latents, each [C, H, W] where sampling begins (`slerp`), with both ends.
 
-    settings: sampler, steps, guidance, grid, path and watch, as in a pipeline's call. Raises ValueError for n < 2 and
-    for a sampler that draws noise.
+    told: prompt, vector, image ..., as in a pipeline's call; settings: sampler, steps, guidance, grid, path and watch,
+    likewise. Raises ValueError for n < 2 and for a sampler that draws noise.
     """
     if n < 2:
         raise ValueError(f"n = {n} pictures cannot include both ends: ask for 2 or more.")
     own = pipe.settings(**{k: v for k, v in settings.items() if k != "watch"})
     check_deterministic(own.method, own.path or pipe.model.path, own.times(pipe.model.path))
     latents = slerp(*ends, torch.linspace(0, 1, n, dtype=torch.float64))
-    return pipe(n, label=label if pipe.config.classes else None, edit=Decode(latents), **settings)
+    kind = label if pipe.config.classes else None
+    return pipe(n, label=kind, **(told or {}), edit=Decode(latents), **settings)
 
 
 def seed_latent(pipe: Pipeline, seed: int, **settings: Any) -> Tensor:

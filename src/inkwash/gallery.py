@@ -20,6 +20,9 @@ from inkwash.types import Denoised, Path, Query, like
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+CAPTIONED = 64
+"""Up to so many pictures have each its own caption."""
+
 FRAMES = 60
 """A GIF has no more frames than this; longer runs are thinned out evenly."""
 
@@ -33,19 +36,34 @@ def sheet(
 ) -> Image:
     """All samples in one picture: a grid, or for points in the plane a scatter.
 
-    Where the labels go round the classes, each class has a column with its name above. captions: one for each sample,
-    written under it; shown: the picture that each was made from, uint8 [n, H, W, C], set on its left. Raises ValueError
-    for vectors of other than 2 numbers.
+    Where what was asked for goes round, such as the classes, each has a column with its words above; of up to 64 that
+    were asked for other things than classes, each has its words below, or all together a title. captions: others, one
+    for each sample, written under it; shown: the picture that each was made from, uint8 [n, H, W, C], set on its left;
+    both by default the samples' own. Raises ValueError for vectors of other than 2 numbers.
     """
     if samples.array.ndim == 2:
         return _scatter(samples.array, samples.labels)
-    array = samples.pictures()
-    told = bool(captions) or shown is not None
-    columns, header = _layout(len(samples), () if told else samples.labels, columns)
-    if shown is None:
-        return pictures.grid(array, columns, labels=header, captions=captions)
-    pairs = np.concatenate([shown, array], axis=2)
-    return pictures.grid(pairs, max(1, columns // 2), captions=captions, gap=8)
+    array, title = samples.pictures(), None
+    shown = samples.shown if shown is None else shown
+    words = () if captions else samples.captions or samples.labels
+    if shown is not None and columns is None:  # a pair is twice as wide
+        columns = max(1, math.ceil(math.sqrt(len(array) / 2)))
+    columns, header = _layout(len(array), words, columns)
+    if header is None and any(words) and tuple(words) != samples.labels:
+        if len(set(words)) == 1:
+            title = words[0]
+        elif len(array) <= CAPTIONED:
+            captions = words
+    if shown is not None:
+        return pictures.grid(_pairs(shown, array), columns, labels=header, captions=captions, gap=8, title=title)
+    return pictures.grid(array, columns, labels=header, captions=captions, title=title)
+
+
+def _pairs(shown: np.ndarray, array: np.ndarray) -> np.ndarray:
+    """What was shown beside what was drawn, in the channels of both."""
+    most = max(shown.shape[3], array.shape[3])
+    both = (x if x.shape[3] == most else x[..., :1].repeat(most, 3) for x in (shown, array))
+    return np.concatenate(list(both), axis=2)
 
 
 @dataclass
@@ -73,7 +91,7 @@ class Trace:
         decode = samples.codec.decode
         last = samples.array[: len(self.x[-1])]
         pairs = [(decode(self.x[i]).numpy(), decode(self.x0[i]).numpy(), self.t[i]) for i in keep] + [(last, last, 0.0)]
-        labels = samples.labels[: len(last)]
+        labels = (samples.captions or samples.labels)[: len(last)]
         if last.ndim == 2:
             reach = 1.1 * float(np.abs(last).max())
             start = 1.1 * float(np.abs(pairs[0][0]).max())

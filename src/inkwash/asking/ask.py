@@ -109,8 +109,8 @@ class Ask:
         names: tuple[str, ...] = ()
         if label is not None:
             names = tuple(config.classes[i] if i >= 0 else "any" for i in label.tolist())
-            if "label" in told or not told:
-                words.append(list(names))
+            if "label" in told or not told:  # "any" says nothing beside other words
+                words.append([name if name != "any" or len(told) == 1 else "" for name in names])
         text = base = None
         others: list[Text] = []
         if conditions.text:

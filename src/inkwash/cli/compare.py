@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from inkwash.cli.command import mistakes_so_far, refuse
+from inkwash.cli.wishes import wishes
 from inkwash.cli.words import check_ending, free_name, say, some
 
 if TYPE_CHECKING:
@@ -24,8 +25,16 @@ def compare(
     label: Annotated[
         list[str] | None, _what(help="A class by name or index, repeatable (default: all in turn).")
     ] = None,
+    prompt: Annotated[list[str] | None, _what(help="A text, repeatable: they go round (default: no text).")] = None,
+    negative: Annotated[str | None, _what(help="A text to keep away from, by guidance.")] = None,
+    vector: Annotated[
+        list[str] | None, _what(help="A number by name, repeatable: angle=30, or a sweep: angle=0:90.")
+    ] = None,
+    image: Annotated[
+        str | None, _what(help="What the model is shown: a picture, a folder of them, or an .npy array.")
+    ] = None,
     guidance: Annotated[
-        float | None, _what(help="How strictly to follow labels; 1 is off (default: the model's).")
+        float | None, _what(help="How strictly to follow what is asked for; 1 is off (default: the model's).")
     ] = None,
     seed: Annotated[int, _what(help="Other seeds, other pictures.")] = 0,
     sampler: Annotated[
@@ -63,12 +72,14 @@ def compare(
         mistakes.append(f"--steps {steps} and --calls {calls} both say how many. Give one of them.")
     by: Literal["steps", "calls"] = "steps" if calls is None else "calls"
     counts = _numbers(calls or steps or "5,10,20", f"--{by}", mistakes)
+    said = wishes(mistakes, label=label, prompt=prompt, negative=negative, vector=vector, image=image)
 
+    from inkwash.asking import Ask, find_class
     from inkwash.cli.terminal import bar
     from inkwash.compare import ComparisonError, comparison, draw, settings_of, ways
     from inkwash.kinds import split_texts
     from inkwash.pictures import save_png
-    from inkwash.pipeline import find_class, load
+    from inkwash.pipeline import load
 
     samplers, grids = split_texts(sampler), split_texts(grid or "")
     if not samplers:
@@ -83,9 +94,13 @@ def compare(
         these = ways(pipe, samplers, counts, by=by, grids=grids, guidance=guidance)
     except ComparisonError as error:
         mistakes += error.mistakes
-    classes = pipe.config.classes
-    if label and not classes:
-        mistakes.append(f"--label {label[0]}: this model was trained without classes.")
+    classes, count = pipe.config.classes, n or (2000 if len(pipe.config.shape) == 1 else 6)
+    asked: dict[str, Any] = {}
+    try:
+        asked = said.each(count)
+        Ask(**asked).check(pipe.config)
+    except ValueError as error:
+        mistakes.append(str(error))
     for one in (label or []) if classes else []:
         try:
             find_class(classes, one)
@@ -96,10 +111,8 @@ def compare(
         mistakes.append(f"Vectors of {pipe.config.shape[0]} numbers have no picture to compare.")
     refuse(mistakes)
 
-    count = n or (2000 if points else 6)
-    labels = [label[i % len(label)] for i in range(count)] if label else None
     with bar("Sampling") as told:
-        found = draw(pipe, these, count, label=labels, seed=seed, watch=told)
+        found = draw(pipe, these, count, seed=seed, watch=told, **asked)
     settings = settings_of(found)
     what = some(count, "point" if points else "picture")
     scale = settings["guidance"]

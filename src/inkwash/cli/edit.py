@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from inkwash.cli.command import refuse
+from inkwash.cli.wishes import wishes
 from inkwash.cli.words import check_ending, free_name, say, some
 
 if TYPE_CHECKING:
@@ -31,17 +32,24 @@ def edit(
         float | None, _which(help=f"Vary it: noise up to this time in (0, 1], then sample (default: {STRENGTH}).")
     ] = None,
     mask: Annotated[Path | None, _which(help="Fill it in: a picture, white where to draw anew.")] = None,
-    invert: Annotated[bool, _which("--invert", help="Encode it, and decode it as each --label.")] = False,
+    invert: Annotated[bool, _which("--invert", help="Encode it, and decode it as each --label or --prompt.")] = False,
     deblur: Annotated[float | None, _which(help="Sharpen it: blurred with this deviation, in pixels.")] = None,
     enlarge: Annotated[int | None, _which(help="Enlarge it by this factor to the model's size.")] = None,
     label: Annotated[
         list[str] | None, _how(help="What to draw: a class by name or index, repeatable (default: any class).")
+    ] = None,
+    prompt: Annotated[list[str] | None, _how(help="What to draw, as a text, repeatable (default: no text).")] = None,
+    negative: Annotated[str | None, _how(help="A text to keep away from, by guidance.")] = None,
+    vector: Annotated[list[str] | None, _how(help="A number by name, repeatable: angle=30.")] = None,
+    image: Annotated[
+        str | None, _how(help="What the model is shown, where it takes a picture (with --mask: PICTURE itself).")
     ] = None,
     n: Annotated[int | None, _how("--n", "-n", help="How many (default: 4).", min=1)] = None,
     resample: Annotated[
         int | None, _how(help="With --mask: walk each step this often, so that the parts agree (default: 1).")
     ] = None,
     from_label: Annotated[str | None, _how(help="With --invert: what the picture shows (default: any class).")] = None,
+    from_prompt: Annotated[str | None, _how(help="With --invert: what it shows, as a text (default: no text).")] = None,
     noise: Annotated[
         float | None, _how(help=f"With --deblur, --enlarge: the noise in PICTURE, of [-1, 1] (default: {NOISE}).")
     ] = None,
@@ -49,7 +57,8 @@ def edit(
         bool, _how("--degrade", help="With --deblur, --enlarge: PICTURE is sharp; blur or shrink it first.")
     ] = False,
     guidance: Annotated[
-        float | None, _how(help="How strictly to follow labels; 1 is off (default: the model's; with --invert 1).")
+        float | None,
+        _how(help="How strictly to follow what is asked for; 1 is off (default: the model's; with --invert 1)."),
     ] = None,
     seed: Annotated[int, _how(help="Other seeds, other pictures.")] = 0,
     sampler: Annotated[
@@ -78,6 +87,7 @@ def edit(
     extras = {
         "--resample": (resample, ["--mask"]),
         "--from-label": (from_label, ["--invert"]),
+        "--from-prompt": (from_prompt, ["--invert"]),
         "--noise": (noise, ["--deblur", "--enlarge"]),
         "--degrade": (degrade or None, ["--deblur", "--enlarge"]),
     }
@@ -88,7 +98,7 @@ def edit(
         if value is not None and not set(owners) & set(modes):
             mistakes.append(f"{name} belongs to {' and '.join(owners)}. Drop it, or add one of those.")
     if invert and n is not None:
-        mistakes.append("-n has no meaning with --invert: it draws one picture for each --label. Drop it.")
+        mistakes.append("-n has no meaning with --invert: it draws one picture for each --label, or --prompt. Drop it.")
     bounds: list[tuple[str, float | None, bool, str]] = [
         ("--strength", strength, strength is None or 0 < strength <= 1, "lie in (0, 1]; try 0.6"),
         ("--resample", resample, resample is None or resample >= 1, "be at least 1; try 5"),
@@ -97,9 +107,12 @@ def edit(
         ("--noise", noise, noise is None or noise >= 0, "be 0 or more; try 0.05"),
     ]
     mistakes += [f"{name} {value} must {rule}." for name, value, fine, rule in bounds if not fine]
+    said = wishes(mistakes, prompt=prompt, negative=negative, vector=vector, image=image)
     refuse(mistakes)
 
     from inkwash.cli.terminal import bar
+    from inkwash.codec import Pixels
+    from inkwash.conditions import Masked
     from inkwash.editing import as_kept, beside, encoded, read_mask, read_picture
     from inkwash.pictures import save_png
     from inkwash.pipeline import load
@@ -111,7 +124,9 @@ def edit(
             "model of pixels; this one is of latents. Use --strength."
         )
     labels: list[str | int] = [*label] if label else [-1]
-    count = len(labels) if invert else n or max(4, len(labels))
+    different = max(len(labels), len(said.prompts))
+    count = different if invert else n or max(4, different)
+    wanted = said.each(count)
     shrink = enlarge if enlarge is not None and not degrade else 1
     x0 = read_picture(picture, pipe.config, shrink=shrink, split=split)
     known = as_kept(pipe, read_mask(mask, pipe.config)) if mask is not None else None
@@ -125,12 +140,18 @@ def edit(
 
             job = Fill(encoded(pipe, x0), known[0].to(pipe.device), resamplings=resample or 1)
             shown.append(("what is kept", known[1] * x0))
+            if image is None and (way := pipe.config.conditions.image) and isinstance(way.task, Masked):
+                wanted |= {"image": Pixels().decode(x0)[0].numpy(), "mask": str(mask)}  # it has learned to fill in
         elif invert:
             from inkwash.edit import Decode
 
             time = 1.0 if strength is None else strength
             source = -1 if from_label is None else from_label
-            job = Decode(pipe.encode(encoded(pipe, x0), label=source, steps=steps, sampler=sampler, time=time), time)
+            was = {name: value for name, value in wanted.items() if name in ("vector", "image")}
+            latent = pipe.encode(
+                encoded(pipe, x0), label=source, prompt=from_prompt, **was, steps=steps, sampler=sampler, time=time
+            )
+            job = Decode(latent, time)
             guidance = 1.0 if guidance is None else guidance
         elif deblur is not None or enlarge is not None:
             job, shown = _restore(pipe, x0, deblur, enlarge, NOISE if noise is None else noise, degrade, seed)
@@ -142,6 +163,7 @@ def edit(
         samples = pipe(
             count,
             label=asked if pipe.config.classes or label else None,
+            **wanted,
             sampler=sampler,
             steps=steps,
             guidance=guidance,
@@ -150,15 +172,23 @@ def edit(
             watch=told,
         )
     out = out or free_name(Path("edit.png"))
-    details = {"from_label": from_label} if invert else {"mask": str(mask)} if mask is not None else {}
+    details = (
+        {"from_label": from_label, "from_prompt": from_prompt}
+        if invert
+        else {"mask": str(mask)}
+        if mask is not None
+        else {}
+    )
     settings = {**samples.settings, "picture": picture, "split": split, "degrade": degrade, **details}
-    save_png(beside(shown, samples, _captions(samples.labels if label else (), count)), out, settings)
+    save_png(
+        beside(shown, samples, _captions(samples.captions if label or prompt or vector else (), count)), out, settings
+    )
     say(f"{some(count, 'picture')} by {mode} of {picture} in {out}")
 
 
-def _captions(labels: tuple[str, ...], count: int) -> list[str]:
-    """The classes asked for, or numbers."""
-    return list(labels) if labels else [f"result {i + 1}" if count > 1 else "result" for i in range(count)]
+def _captions(words: tuple[str, ...], count: int) -> list[str]:
+    """What was asked for, or numbers."""
+    return list(words) if words else [f"result {i + 1}" if count > 1 else "result" for i in range(count)]
 
 
 def _restore(

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from inkwash.cli.command import refuse
+from inkwash.cli.wishes import wishes
 from inkwash.cli.words import check_ending, free_name, say, some
 
 _what, _how, _where = (partial(typer.Option, rich_help_panel=name) for name in ("What", "How", "Where to"))
@@ -23,8 +24,14 @@ def interpolate(
     seeds: Annotated[str | None, _what(help="From one seed's picture to another's (default: 0,1).")] = None,
     n: Annotated[int, _what("--n", "-n", help="How many, with both ends.", min=2)] = 9,
     label: Annotated[str | None, _what(help="A class by name or index (default: any class).")] = None,
+    prompt: Annotated[str | None, _what(help="A text (default: no text).")] = None,
+    vector: Annotated[
+        list[str] | None, _what(help="A number by name, repeatable: angle=30, or a sweep: angle=0:90.")
+    ] = None,
+    image: Annotated[str | None, _what(help="What the model is shown, where it takes a picture: a file.")] = None,
     guidance: Annotated[
-        float | None, _how(help="How strictly to follow the label; 1 is off (default: the model's; of pictures 1).")
+        float | None,
+        _how(help="How strictly to follow what is asked for; 1 is off (default: the model's; of pictures 1)."),
     ] = None,
     sampler: Annotated[str | None, _how(help="A deterministic one (default: the model's).")] = None,
     steps: Annotated[int | None, _how(help="Steps of the sampler (default: the model's).", min=1)] = None,
@@ -48,6 +55,7 @@ def interpolate(
     if ends and seeds is not None:
         mistakes.append("--seeds and pictures are two kinds of ends. Give one of them.")
     chosen = _seeds(seeds or "0,1", mistakes)
+    said = wishes(mistakes, prompt=[] if prompt is None else [prompt], vector=vector, image=image)
     refuse(mistakes)
 
     from inkwash.cli.terminal import bar
@@ -65,11 +73,13 @@ def interpolate(
             import torch
 
             shown = [read_picture(end, pipe.config, split=split) for end in ends]
-            a, b = pipe.encode(encoded(pipe, torch.cat(shown)), label=what, steps=steps, sampler=sampler)
+            ends_told = said.each(2)
+            a, b = pipe.encode(encoded(pipe, torch.cat(shown)), label=what, steps=steps, sampler=sampler, **ends_told)
             guidance = 1.0 if guidance is None else guidance
         else:
             a, b = (seed_latent(pipe, seed, sampler=sampler, steps=steps) for seed in chosen)
-        samples = between(pipe, (a, b), n, label=what, sampler=sampler, steps=steps, guidance=guidance, watch=told)
+        how = {"sampler": sampler, "steps": steps, "guidance": guidance, "watch": told}
+        samples = between(pipe, (a, b), n, label=what, told=said.each(n), **how)
     captions = [f"{i / (n - 1):.2f}".rstrip("0").rstrip(".") for i in range(n)]
     if ends:
         given = [("first", shown[0]), ("second", shown[1])]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from inkwash.cli.command import refuse
+from inkwash.cli.wishes import Wishes, wishes
 from inkwash.cli.words import check_ending, frame_of, free_name, say, some
 
 if TYPE_CHECKING:
-    from inkwash.pipeline import Pipeline
+    from inkwash.pipeline import Pipeline, Samples
 
 _what, _how, _where = (partial(typer.Option, rich_help_panel=name) for name in ("What", "How", "Where to"))
 
@@ -27,9 +29,34 @@ def sample(
         list[str] | None,
         _what(help="A class by name or index, repeatable, or all (default: all in turn)."),
     ] = None,
+    prompt: Annotated[list[str] | None, _what(help="A text, repeatable: they go round (default: no text).")] = None,
+    prompts: Annotated[Path | None, _what(help="A file with a prompt on each line.")] = None,
+    negative: Annotated[str | None, _what(help="A text to keep away from, by guidance.")] = None,
+    also: Annotated[
+        list[str] | None, _what(help="A further text and its weight, repeatable: 'snow=2'; below 0 keeps away.")
+    ] = None,
+    vector: Annotated[
+        list[str] | None, _what(help="A number by name, repeatable: angle=30, or a sweep: angle=0:90.")
+    ] = None,
+    image: Annotated[
+        str | None, _what(help="What the model is shown: a picture, a folder of them, or an .npy array.")
+    ] = None,
+    mask: Annotated[Path | None, _what(help="With --image, to fill it in: a picture, white where to paint.")] = None,
+    base: Annotated[
+        Path | None, _what("--from", help="Another model, which draws what this one is shown: a cascade.")
+    ] = None,
     guidance: Annotated[
         float | None,
-        _what(help="How strictly to follow labels; 1 is off (default: the model's)."),
+        _what(help="How strictly to follow what is asked for; 1 is off (default: the model's)."),
+    ] = None,
+    rule: Annotated[
+        str | None, _how(help="How guidance is done: cfg, rescaled, apg or cfg-zero; 'apg(eta=0.2)' (default: cfg).")
+    ] = None,
+    interval: Annotated[
+        str | None, _how(help="LOW,HIGH of sigma/alpha, outside of which guidance is off (default: always on).")
+    ] = None,
+    weak: Annotated[
+        str | None, _how(help="A weaker model to push away from: a run, or RUN@STEP for an earlier step of one.")
     ] = None,
     frame: Annotated[
         str | None,
@@ -80,6 +107,12 @@ def sample(
     """
     mistakes: list[str] = []
     size = frame_of(frame, mistakes)
+    said = wishes(
+        mistakes, label=label, prompt=prompt, prompts=prompts, negative=negative, also=also, vector=vector, image=image,
+        mask=mask,
+    )  # fmt: skip
+    if base is not None and image is not None:
+        mistakes.append("--from draws what the model is shown, and --image gives it. Give one of them.")
     refuse(
         [
             *mistakes,
@@ -94,20 +127,27 @@ def sample(
     shape = pipe.config.shape
     if len(shape) == 1 and shape[0] != 2 and (npy is None or out is not None or gif is not None):
         raise ValueError(f"Vectors of {shape[0]} numbers have no picture. Save them with --npy FILE.npy alone.")
-    labels = _labels(pipe, label or [])
-    count = n if n is not None else _count(pipe, labels)
+    first = None if base is None else load(base, device=device, precision=precision, trust=trust)
+    said = replace(said, labels=_labels(first or pipe, label or []))
+    count = n if n is not None else _count(first or pipe, said)
     from inkwash.cli.terminal import bar
     from inkwash.gallery import Trace, sheet
 
     trace = Trace() if gif is not None else None
     with bar("Sampling") as told:
+        told_each, coarse = said.each(count), None
+        if first is not None:
+            told_each, coarse = _drawn_from(first, pipe, told_each, count, seed, batch_size)
         samples = pipe(
             count,
-            label=[labels[i % len(labels)] for i in range(count)] if len(labels) > 1 else next(iter(labels), None),
+            **told_each,
             steps=steps,
             sampler=sampler,
             eta=eta,
             guidance=guidance,
+            rule=rule,
+            interval=interval,
+            weak=weak,
             grid=grid,
             path=path,
             size=size,
@@ -116,12 +156,13 @@ def sample(
             watch=told,
             trace=trace,
         )
+    settings = samples.settings if coarse is None else samples.settings | {"from": {"run": str(base), **coarse}}
     written = []
     if len(shape) == 3 or shape[0] == 2:
         from inkwash.pictures import save_png
 
         out = out or free_name(Path("samples.png"))
-        save_png(sheet(samples, columns), out, samples.settings)
+        save_png(sheet(samples, columns), out, settings)
         written.append(out)
     if gif is not None and trace is not None:
         from inkwash.pictures import save_gif
@@ -144,9 +185,23 @@ def _labels(pipe: Pipeline, asked: list[str]) -> list[str]:
     return [] if len(asked) == 1 and asked[0].casefold() == "all" and not is_class else asked
 
 
-def _count(pipe: Pipeline, labels: list[str]) -> int:
+def _count(pipe: Pipeline, said: Wishes) -> int:
     """How many samples make a good picture."""
-    if len(pipe.config.shape) == 1:
-        return 2000
-    classes = len(labels or pipe.config.classes)
-    return 4 * classes if 1 < classes <= 20 else 16
+    return 2000 if len(pipe.config.shape) == 1 else said.count(len(pipe.config.classes))
+
+
+def _drawn_from(
+    first: Pipeline, pipe: Pipeline, told: dict[str, Any], count: int, seed: int, batch_size: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What to ask the second model of a cascade, once the first has drawn; and the first one's settings.
+
+    Each is asked what it takes, and the second for the classes that the first drew; what neither takes, it refuses.
+    """
+    from inkwash.asking import taken
+
+    known = taken(first.config, told)
+    drawn: Samples = first(count, **known, seed=seed, batch_size=batch_size)
+    rest = taken(pipe.config, told) | {name: value for name, value in told.items() if name not in known}
+    if pipe.config.classes and drawn.labels and "label" not in rest:
+        rest["label"] = [-1 if name == "any" else name for name in drawn.labels]
+    return rest | {"image": drawn.pictures()}, drawn.settings
