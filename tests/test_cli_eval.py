@@ -215,10 +215,10 @@ def test_what_would_be_ignored_is_refused(capsys: pytest.CaptureFixture[str]) ->
     assert "There are 9 mistakes" in said  # steps are given twice, too
     for name in (*DRAWING[::2], "--precision", "--sweep"):
         assert f"photos.npy holds no model, which {name} says" in said
-    more = ("--measures", "kid", "--bits", "4", "--save-reference", "ref", "--steps", "7")
+    more = ("--bits", "4", "--save-reference", "ref", "--steps", "7")
     assert run("eval", "runs/photos", "--split", "val", "--sweep", "steps=5,10", *more) == 2
     said = capsys.readouterr().err
-    assert "There are 4 mistakes" in said and "--steps 7 and --sweep steps=5,10 both give steps" in said
+    assert "There are 3 mistakes" in said and "--steps 7 and --sweep steps=5,10 both give steps" in said
     assert all(f"{name} goes with one way to draw" in said for name in more[:5:2])
     assert not list(Path().glob("*-evaluation"))
 

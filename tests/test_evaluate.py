@@ -329,7 +329,7 @@ def test_what_cannot_be_measured_is_refused(change: dict[str, Any], says: str) -
 
 def test_all_measures_are_named() -> None:
     check_measures(ALL)
-    assert set(MEASURES) | {"nearest"} == set(ALL)
+    assert set(MEASURES) | {"nearest", "text", "vector", "image"} == set(ALL)
 
 
 def test_pictures_from_anywhere(tmp_path: Path) -> None:

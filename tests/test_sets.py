@@ -26,7 +26,8 @@ from inkwash.codec import AnyCodec, Pixels, Scaled, Standard
 from inkwash.data import Dataset, order
 from inkwash.evaluation import blocks
 from inkwash.evaluation.blocks import Row, filled, sha256
-from inkwash.evaluation.sets import COPIED, SHOWN, Asked, Pictures, asked, features, generate, predictions, real
+from inkwash.evaluation.proportions import Asked, asked
+from inkwash.evaluation.sets import COPIED, SHOWN, Pictures, features, generate, predictions, real
 from inkwash.features import Extractor, Judge
 from inkwash.model import Plain
 from inkwash.pipeline import Pipeline

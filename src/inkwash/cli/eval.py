@@ -48,7 +48,10 @@ def eval(
     ] = None,
     measures: Annotated[
         str | None,
-        _what(help="With commas: fd, kid, precision-recall, density-coverage, classes, spectrum, nearest."),
+        _what(
+            help="With commas: fd, kid, precision-recall, density-coverage, classes, spectrum, text, vector, image, "
+            "nearest (default: all; of a --sweep only --by)."
+        ),
     ] = None,
     features: Annotated[
         str | None,
@@ -56,6 +59,10 @@ def eval(
             help="lite0, classifier, inception, dinov2, raw; settings in brackets: 'inception(weights=\"FILE\")' "
             "(default: lite0, or the reference's)."
         ),
+    ] = None,
+    judge: Annotated[
+        Literal["classifier", "probe"] | None,
+        _what(help="What sees classes: a small net of the data's own (the default), or a linear probe of --features."),
     ] = None,
     bits: Annotated[int, _what(help="Also bits/dim of so many real pictures: see `inkwash likelihood`.", min=0)] = 0,
     reference: Annotated[
@@ -66,7 +73,14 @@ def eval(
     steps: Annotated[int | None, _how(help="Steps of the sampler (default: the model's).")] = None,
     grid: Annotated[str | None, _how(help="Which times (default: the model's).")] = None,
     path: Annotated[str | None, _how(help="Sample along another path (default: the model's).")] = None,
-    guidance: Annotated[float | None, _how(help="How strictly to follow labels; 1 is off.")] = None,
+    guidance: Annotated[float | None, _how(help="How strictly to follow what is asked for; 1 is off.")] = None,
+    rule: Annotated[str | None, _how(help="How guidance is done: cfg, rescaled, apg, cfg-zero.")] = None,
+    interval: Annotated[
+        str | None, _how(metavar="LOW,HIGH", help="Guide only between these values of sigma/alpha.")
+    ] = None,
+    weak: Annotated[
+        str | None, _how(metavar="RUN|RUN@STEP", help="Push away from a weaker model, asked for the same.")
+    ] = None,
     batch_size: Annotated[int, _how(help="How many at once: memory, not results.", min=1)] = 256,
     device: Annotated[str, _how(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     precision: Annotated[Literal["fp32", "bf16"], _how(help="What the network computes in.")] = "fp32",
@@ -74,7 +88,9 @@ def eval(
     sweep: Annotated[
         list[str] | None,
         _sweep(
-            metavar="NAME=A,B", help="Measure every combination: steps=5,10,20, sampler=..., guidance=..., grid=..."
+            metavar="NAME=A,B",
+            help="Measure every combination: steps=5,10,20, guidance=1,2,4, sampler=..., rule=..., "
+            "interval=(0.3,5),(0,inf), grid=...",
         ),
     ] = None,
     by: Annotated[Literal["fd", "kid"] | None, _sweep(help="The measure of the sweep (default: fd).")] = None,
@@ -113,9 +129,9 @@ def eval(
             for name, value in also.items()
             if value is not None
         ]
-    for name, value in {"--measures": measures, "--bits": bits, "--save-reference": keep_reference}.items():
+    for name, value in {"--bits": bits, "--save-reference": keep_reference}.items():
         if sweep and value:
-            mistakes.append(f"{name} goes with one way to draw, and a --sweep measures many by --by alone. Drop one.")
+            mistakes.append(f"{name} goes with one way to draw, and a --sweep measures many. Drop one.")
 
     from inkwash.data import NAMES
     from inkwash.data.find import find_source
@@ -124,13 +140,14 @@ def eval(
     from inkwash.modelfolder import find_model, is_model, read_config
 
     how: dict[str, Any] = {"sampler": sampler, "steps": steps, "grid": grid, "path": path, "guidance": guidance}
+    how |= {"rule": rule, "interval": interval}
     wanted = split_texts(measures) if measures is not None else None
     mistakes += _said(lambda: check_measures(wanted or ()))
-    many = read_sweep(sweep, how, by, skip, adopt, mistakes)
+    many = read_sweep(sweep, how, by, skip, adopt, mistakes, wanted or ())
     run, drawn_here = Path(source), is_model(source)
     if not drawn_here:
         missing = _said(lambda: source in NAMES or find_source(source))
-        of_models = [] if missing else _given(ctx, *how, "seed", "precision", "bits", "sweep")
+        of_models = [] if missing else _given(ctx, *how, "weak", "seed", "precision", "bits", "sweep")
         mistakes += missing or [f"{source} holds no model, which {name} says what to do with." for name in of_models]
     refuse(mistakes)
 
@@ -138,6 +155,7 @@ def eval(
         ALL,
         about_model,
         append,
+        check_asked,
         evaluate,
         evaluation_folder,
         from_folder,
@@ -160,20 +178,34 @@ def eval(
             pipe = load(run, device=str(where), precision=precision, trust=trust, chunk=chunk)
             if bits:
                 pipe.codec.log_scale(pipe.config.shape)  # of latents there is none, and that is said now
+            refuse(check_asked(wanted or (), pipe.config.conditions.names))
+            if weak is not None:
+                how["weak"] = load(weak, device=str(where), precision=precision, trust=trust, chunk=pipe.chunk)
             for line in () if many is None else many.check(pipe):  # now: the real side may take minutes
                 if here.first:
                     say(line)
-        names, count = (wanted or ALL) if many is None else (many.by,), against or n
+        names, count = (wanted or ALL) if many is None else many.measures, against or n
         of, part = (None if pipe is None else run), split or "test"
         side = (
-            real_side(of, part, data, features or "lite0", count, measures=names, device=where, ranks=here, watch=told)
+            real_side(
+                of,
+                part,
+                data,
+                features or "lite0",
+                count,
+                measures=names,
+                judge=judge,
+                device=where,
+                ranks=here,
+                watch=told,
+            )
             if reference is None
             else from_folder(reference, where, features)
         )
         folder = out or (evaluation_folder(run) if pipe is not None else Path(f"{_place(source)}-evaluation"))
         about = {} if pipe is None else about_model(run, pipe)
         if pipe is not None and many is not None:
-            more = {"batch_size": batch_size, "watch": told}
+            more = {"batch_size": batch_size, "watch": told, **({"weak": how["weak"]} if weak else {})}
             swept(many, run, pipe, side, n, seed, folder, about, here, trust, more)
             return
         asked = names if here.first else ()  # the other ranks only draw

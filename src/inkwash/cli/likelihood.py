@@ -146,9 +146,11 @@ def _given(options: Mapping[str, object]) -> list[str]:
 def _told(found: Measurement, split: str) -> str:
     """The figures and what each is, for people."""
     binned, count = found.unit == "bits/dim", found.settings["n"]
-    kind = {"own": ", each with its own label", "any class": ", with the label of any class", "none": ""}
+    told = {"own": ["label"], "any class": [], "none": []}[found.settings["labels"]] + found.settings["conditions"]
+    own = f", each with its own {' and '.join(told)}" if told else ""
+    own += ", with the label of any class" if found.settings["labels"] == "any class" else ""
     lines = [
-        f"{some(count, 'example')} of {found.settings['data']['name']} ({split}){kind[found.settings['labels']]}; "
+        f"{some(count, 'example')} of {found.settings['data']['name']} ({split}){own}; "
         f"{found.unit}, mean ± 95 % interval"
     ]
     rows: dict[str, str] = {}

@@ -17,12 +17,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What was asked for: varied: the values of each axis; by: the measure; adopt: best, or a point's number."""
+    """What was asked for: varied: the values of each axis; by: the measure; adopt: best, or a point's number; also:
+    further measures of each point.
+    """
 
     varied: Mapping[str, Sequence[str]]
     by: Literal["fd", "kid"]
     skip: bool
     adopt: str | None
+    also: Sequence[str] = ()
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """All that is measured of a point."""
+        return (self.by, *(name for name in self.also if name != self.by))
 
     def check(self, pipe: Pipeline) -> list[str]:
         """What the model refuses, and is left out. Raises ValueError for what is not to be measured at all."""
@@ -41,6 +49,7 @@ def read_sweep(
     skip: bool,
     adopt: str | None,
     mistakes: list[str],
+    also: Sequence[str] = (),
 ) -> Sweep | None:
     """The sweep that these options ask for, None for none; how: of what is not varied. What is wrong is noted."""
     from inkwash.evaluation.sweep import SweepError, axes
@@ -63,12 +72,14 @@ def read_sweep(
         mistakes += error.mistakes
         return None
     fixed = {name: [str(value)] for name, value in how.items() if value is not None}
+    if "interval" in fixed:
+        fixed["interval"] = [f"({fixed['interval'][0]})"]
     mistakes += [
         f"--{name} {fixed[name][0]} and --sweep {name}={','.join(values)} both give {name}. Drop one."
         for name, values in varied.items()
         if name in fixed
     ]
-    return Sweep(fixed | varied, by or "fd", skip, adopt)
+    return Sweep(fixed | varied, by or "fd", skip, adopt, tuple(also))
 
 
 def swept(
@@ -86,7 +97,7 @@ def swept(
 ) -> None:
     """Measure every combination, show the table and the picture, and take one as the model's own if asked to."""
     from inkwash.evaluation import append, evaluate, read_records
-    from inkwash.evaluation.front import best, plot, table
+    from inkwash.evaluation.front import best, curve, plot, table
     from inkwash.evaluation.sweep import SWEEP, adopt, sweep
     from inkwash.pictures import save_png
 
@@ -100,6 +111,9 @@ def swept(
         file=folder / SWEEP,
         model=model,
         by=wanted.by,
+        also=wanted.also,
+        judge=side.judge,
+        train=side.train,
         seed=seed,
         skip=wanted.skip,
         folder=folder / "swept",
@@ -109,10 +123,13 @@ def swept(
     if not ranks.first:
         return
     known = {record.line for record in read_records(folder)}
-    append(folder, [p.record for p in points if p.record.line not in known])
-    picture = save_png(plot(points), folder / "sweep.png", {"n": n, "seed": seed, "by": wanted.by})
+    append(folder, [r for p in points for r in (p.record, *p.also) if r.line not in known])
+    about = {"n": n, "seed": seed, "by": wanted.by}
+    drawn = [save_png(plot(points), folder / "sweep.png", about)]
+    if wanted.also and (image := curve(points)) is not None:
+        drawn.append(save_png(image, folder / "curve.png", about))
     say(table(points))
-    say(f"Points in {folder / SWEEP}, picture in {picture}")
+    say(f"Points in {folder / SWEEP}, picture{'s' * (len(drawn) > 1)} in {', '.join(map(str, drawn))}")
     if wanted.adopt is not None:
         chosen = best(points) if wanted.adopt == "best" else points[int(wanted.adopt) - 1]
         taken = adopt(run, chosen.settings, trust=trust)

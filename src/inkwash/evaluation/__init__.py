@@ -2,6 +2,7 @@
 provenance.
 """
 
+from inkwash.evaluation.answers import ANSWERS, check_asked
 from inkwash.evaluation.card import evaluation_folder, measured_lines, write_card
 from inkwash.evaluation.classes import class_accuracy, class_distance, class_histogram
 from inkwash.evaluation.evaluate import ALL, Evaluation, check_measures, evaluate, likelihood_records, score
@@ -27,11 +28,13 @@ from inkwash.evaluation.plots import save_plots
 from inkwash.evaluation.record import Measure, NotComparableError, Record, append, comparable, newest
 from inkwash.evaluation.record import read as read_records
 from inkwash.evaluation.reference import Reference, load_reference, reference, save_reference
+from inkwash.evaluation.requests import Requests, requests
 from inkwash.evaluation.sets import Pictures, features, generate, real
 from inkwash.evaluation.spectrum import spectrum, spectrum_error
 
 __all__ = [
     "ALL",
+    "ANSWERS",
     "BoundFigures",
     "BoundSettings",
     "Evaluation",
@@ -48,11 +51,13 @@ __all__ = [
     "RealSide",
     "Record",
     "Reference",
+    "Requests",
     "Share",
     "Side",
     "about_model",
     "append",
     "bound_plot",
+    "check_asked",
     "check_measures",
     "class_accuracy",
     "class_distance",
@@ -82,6 +87,7 @@ __all__ = [
     "real",
     "real_side",
     "reference",
+    "requests",
     "save_plots",
     "save_reference",
     "score",

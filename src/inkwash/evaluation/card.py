@@ -55,7 +55,15 @@ def row_of(record: Record) -> tuple[str, str, str, str, str, str, str]:
     """A record in a table's cells: measure, value, interval, floor, n, reference, sampling."""
     m = record.measure
     interval = "" if record.low is None or record.high is None else f"{record.low:.4g} to {record.high:.4g}"
-    floor = "" if record.floor is None else f"{record.floor:.4g} (two halves of {record.floor_n:,})"
+    floor = ""
+    if record.floor is not None and record.floor_of == "halves":
+        floor = f"{record.floor:.4g} (two halves of {record.floor_n:,})"
+    elif record.floor is not None:
+        ends = record.floor_low, record.floor_high
+        between = "" if None in ends else f", {ends[0]:.4g} to {ends[1]:.4g}"
+        floor = f"{record.floor:.4g} (the real {record.floor_n:,}{between})"
+    if record.chance is not None:
+        floor += f"{', ' if floor else ''}chance {record.chance:.4g}"
     value = f"{record.value:.4g}{f' {record.unit}' if record.unit else ''}"
     return m.title, value, interval, floor, f"{m.n:,}", f"{m.data} {m.split}, {m.reference:,}", drawn_with(record)
 
@@ -67,6 +75,7 @@ def drawn_with(record: Record) -> str:
         return ""
     steps = f"{told.get('steps')} steps" + (f", {told['calls']:g} calls" if "calls" in told else "")
     words = [_component(AnySampler, told["sampler"]), steps, f"guidance {told.get('guidance', 1):g}"]
+    words += [str(told[name]) for name in ("rule", "interval", "weak") if told.get(name)]
     if told.get("grid") and (grid := _component(AnyGrid, told["grid"])) != "even":
         words.append(f"grid {grid}")
     if told.get("path"):

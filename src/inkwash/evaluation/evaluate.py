@@ -15,13 +15,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from inkwash.evaluation.answers import ANSWERS, Questions, answers
 from inkwash.evaluation.blocks import sha256
 from inkwash.evaluation.figures import MEASURES, SHARE, VERSION, Figure, Neighbours, Side, neighbours
 from inkwash.evaluation.likelihood import Measurement
 from inkwash.evaluation.manifold import MOST
+from inkwash.evaluation.proportions import asked
 from inkwash.evaluation.record import Measure, Record, made
 from inkwash.evaluation.reference import Reference
-from inkwash.evaluation.sets import Pictures, asked, features, generate, plain, predictions, shape_of, values_of
+from inkwash.evaluation.requests import requests
+from inkwash.evaluation.sets import Pictures, features, generate, plain, predictions, shape_of, values_of
 from inkwash.features import Extractor, Judge, tensors_hash
 from inkwash.pipeline import Pipeline
 from inkwash.ranks import ALONE, Ranks
@@ -32,8 +35,11 @@ NEAREST = "nearest"
 CLASSES = "classes"
 """The measure that needs a classifier."""
 
-ALL = (*MEASURES, NEAREST)
-"""What is measured unless something else is asked for."""
+ALL = (*MEASURES, *ANSWERS, NEAREST)
+"""What is measured unless something else is asked for; of `ANSWERS` what the pictures were asked for."""
+
+NEED_TRAINING = (NEAREST, "text", "vector")
+"""The measures that look at training pictures."""
 
 LEAST = 16
 """Pictures a side: half of them are needed to have 5 neighbours each."""
@@ -86,8 +92,10 @@ def evaluate(
     measures: of `ALL`; folder: where pictures and features are kept and found again (by default a temporary one);
     judge: sees classes; train: where copies are looked for; model: what the records say of it (folder, weights_sha256
     ...); net: the reference's feature net, if it is loaded; settings: of sampling, as a pipeline's call takes them.
-    Class-conditional models are asked for the reference's classes, as often as it has them. With several ranks each
-    draws its part, and all find the same; then a folder must be given. Raises ValueError for what does not fit.
+    Class-conditional models are asked for the reference's classes, as often as it has them; models that are told more,
+    for what each of the reference's pictures has: its caption, numbers, what is shown of it, and its label. With
+    several ranks each draws its part, and all find the same; then a folder must be given. Raises ValueError for what
+    does not fit.
     """
     check_measures(measures)
     _check_sides(n, shape_of(pipe.config), values_of(pipe.config.codec), reference)
@@ -96,13 +104,21 @@ def evaluate(
     net = net or reference.extractor(pipe.device)
     told = watch or (lambda what, fraction: None)
     about = dict(model or {})
+
+    def progress(what: str, done: int, total: int) -> None:
+        told(what, done / total if total else 0.0)
+
+    real = reference.pictures
+    held, rows = (None, None) if real is None else (real.data, real.rows)
+    questions = requests(pipe.config, pipe.codec, held, rows, pipe.device, progress)
     with TemporaryDirectory(ignore_cleanup_errors=True) if folder is None else nullcontext(folder) as place:
         fake = generate(
             pipe,
             n,
             File(place),
             weights=str(about.get("weights_sha256") or tensors_hash(pipe.model.net.state_dict())),
-            labels=asked(reference, n, pipe.config.classes),
+            labels=asked(reference, n, pipe.config.classes) if questions is None else None,
+            asked=questions,
             seed=seed,
             batch_size=batch_size,
             ranks=ranks,
@@ -132,9 +148,9 @@ def score(
     told = watch or (lambda what, fraction: None)
     reference.check(net)
     found = features(fake, net, folder=fake.folder, ranks=ranks, watch=partial(told, "Features of the pictures"))
-    one = Side(found, fake.array, fake.labels, _seen(fake, judge, ranks))
+    one = Side(found, fake.array, fake.labels, _seen(fake, judge, net, found, ranks))
     same = judge is not None and reference.about.get("classifier") == judge.weights
-    theirs = reference.predicted if same else _seen(reference.pictures, judge, ranks)
+    theirs = reference.predicted if same else _seen(reference.pictures, judge, net, reference.features, ranks)
     known = {"moments": reference.moments, "spectrum": reference.spectrum}
     pictures = None if reference.pictures is None else reference.pictures.array
     two = Side(reference.features, pictures, reference.labels, theirs, known)
@@ -145,6 +161,9 @@ def score(
 
     def noted(figure: Figure, floor: float | None, size: int | None) -> Record:
         record = _record(figure, reference, net, judge, (len(one), len(two)), dict(model or {}), fake, stamp)
+        if figure.real is not None:
+            value, low, high = figure.real
+            return replace(record, floor=value, floor_n=len(two), floor_of="own", floor_low=low, floor_high=high)
         return replace(record, floor=floor, floor_n=None if floor is None else size)
 
     wanted = [name for name in MEASURES if name in measures]
@@ -158,14 +177,21 @@ def score(
     close = [name for name in ("precision-recall", "density-coverage", NEAREST) if name in measures]
     if close and max(len(one), len(two)) > MOST:
         notes.append(f"{', '.join(close)}: of the first {MOST:,} pictures a side, since time grows with the square.")
-    near = None
+    near, learned = None, None
+    if train is not None and any(name in measures for name in _needing(fake)):
+        learned = features(train, net, folder=train.folder, watch=partial(told, "Features of the training set"))
+    if fake.asked is not None and reference.pictures is not None:
+        q = Questions(fake.asked, fake, reference.pictures, one, two, train, learned)
+        for name in (name for name in ANSWERS if name in measures):
+            told(f"Measuring {name}", 0.0)
+            figures, why = answers(name, q)
+            notes += [why] if why else []
+            records += [noted(figure, None, None) for figure in figures]
     if NEAREST in measures:
-        if train is None:
+        if train is None or learned is None:
             notes.append("Copies were not looked for: that needs the pictures the model was trained on.")
         else:
-            trained = Side(
-                features(train, net, folder=train.folder, watch=partial(told, "Features of the training set"))
-            )
+            trained = Side(learned)
             told("Looking for copies", 0.0)
             held_out = None if reference.split == "train" else two
             of = int(train.about.get("of", len(train)))
@@ -186,11 +212,19 @@ def score(
     return Evaluation(tuple(records), fake, one, two, near, train, judge.classes if judge else (), tuple(notes))
 
 
-def _seen(pictures: Pictures | None, judge: Judge | None, ranks: Ranks) -> np.ndarray | None:
+def _needing(fake: Pictures) -> tuple[str, ...]:
+    """The measures that look at training pictures, for a set that was asked for this."""
+    names = () if fake.asked is None else fake.asked.config.conditions.names
+    return tuple(name for name in NEED_TRAINING if name == NEAREST or name in names)
+
+
+def _seen(
+    pictures: Pictures | None, judge: Judge | None, net: Extractor, found: np.ndarray, ranks: Ranks
+) -> np.ndarray | None:
     """The classes that a judge sees; None without pictures or a judge."""
     if pictures is None or judge is None or pictures.array.ndim != 4:
         return None
-    return predictions(pictures, judge, ranks=ranks)
+    return predictions(pictures, judge, net=net, found=found, ranks=ranks)
 
 
 @dataclass(frozen=True)
@@ -245,6 +279,7 @@ def _record(
         figure.low,
         figure.high,
         bias=figure.bias,
+        chance=figure.chance,
         unit=figure.unit,
         better=figure.better,
         model=model,
@@ -298,6 +333,7 @@ def likelihood_records(found: Measurement, split: str, model: Mapping[str, Any],
     for name, value, settings in parts:
         if value is not None:
             how = dict(settings) | {"labels": about["labels"], "seed": about["seed"], "precision": about["precision"]}
+            how |= {"conditions": about["conditions"]} if about.get("conditions") else {}
             data = about["data"]
             of = sha256([data["fingerprint"], data["rows"]])
             measure = Measure(name, data["name"], split, of, about["n"], data["of"], settings={**how})

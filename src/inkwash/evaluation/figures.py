@@ -16,6 +16,7 @@ from inkwash.evaluation.frechet import Moments, frechet, frechet_bias, moments
 from inkwash.evaluation.kernel import kid
 from inkwash.evaluation.manifold import DENSITY_K, MOST, PRECISION_K, density_coverage, memorised, nearest
 from inkwash.evaluation.manifold import precision_recall as precision_and_recall
+from inkwash.evaluation.record import Better
 from inkwash.evaluation.spectrum import spectrum, spectrum_error
 
 By = Literal["features", "judge", ""]
@@ -30,15 +31,20 @@ SHARE = 0.01
 
 @dataclass(frozen=True)
 class Figure:
-    """What a measure found. by: whether it belongs to the feature net or to the classifier; the rest as in `Record`."""
+    """What a measure found. by: whether it belongs to the feature net or to the classifier; the rest as in `Record`.
+
+    real: the same of the reference's own pictures, with its interval: what a record calls its floor.
+    """
 
     name: str
     value: float
     low: float | None = None
     high: float | None = None
     unit: str = ""
-    better: Literal["lower", "higher"] = "lower"
+    better: Better = "lower"
     bias: float | None = None
+    chance: float | None = None
+    real: tuple[float, float | None, float | None] | None = None
     by: By = "features"
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -129,7 +135,9 @@ def classes(fake: Side, real: Side) -> Found:
     found = [Figure("class-histogram", distance, by="judge")]
     if fake.labels is not None and (fake.labels >= 0).any():
         share = class_accuracy(mine, fake.labels)
-        right = Figure("class-accuracy", share.mean, share.low, share.high, better="higher", by="judge")
+        wanted = class_histogram(fake.labels[fake.labels >= 0], max(count, 1 + int(fake.labels.max())))
+        blind = float(wanted[:count] @ class_histogram(theirs, count))
+        right = Figure("class-accuracy", share.mean, share.low, share.high, better="higher", by="judge", chance=blind)
         found.append(right)
     return found
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 Z = 1.959964
@@ -36,6 +39,36 @@ class Interval:
     def high(self) -> float | None:
         """The upper end."""
         return None if self.half is None else self.mean + self.half
+
+
+def quotient(above: npt.NDArray[Any], below: npt.NDArray[Any]) -> tuple[float, float | None]:
+    """sum(above)/sum(below) of paired values [n], and half the width of its 95 % interval (math.md, eq. 62).
+
+    The width is the first order in 1/n: that of the mean of (above - q·below)/mean(below). None for a single pair.
+    """
+    top, bottom = np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)
+    q = float(top.sum() / bottom.sum())
+    if len(top) < 2:
+        return q, None
+    each = (top - q * bottom) / bottom.mean()
+    return q, Z * float(each.std(ddof=1)) / math.sqrt(len(each))
+
+
+@dataclass(frozen=True)
+class Middle:
+    """A median, and its 95 % interval, which holds whatever the values' distribution is: two of their order."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: npt.NDArray[Any]) -> Middle:
+        """Of values [n]: as many lie below the median as heads in n throws, n/2 ± 1.96·sqrt(n)/2."""
+        ordered = np.sort(np.asarray(values, dtype=np.float64))
+        n, reach = len(ordered), Z * math.sqrt(len(ordered)) / 2
+        low, high = max(math.floor(n / 2 - reach), 0), min(math.ceil(n / 2 + reach), n - 1)
+        return cls(float(np.median(ordered)), float(ordered[low]), float(ordered[high]))
 
 
 @dataclass(frozen=True)

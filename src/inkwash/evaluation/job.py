@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path as File
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,16 +15,29 @@ import torch
 from inkwash import checkpoint
 from inkwash.codec import Scaled
 from inkwash.data import Dataset, DataSpec, Progress, load
-from inkwash.evaluation.evaluate import ALL, CLASSES, NEAREST, Watch
+from inkwash.evaluation.evaluate import ALL, CLASSES, NEED_TRAINING, Watch
 from inkwash.evaluation.likelihood import Split, held_out, weights_hash
 from inkwash.evaluation.manifold import MOST
 from inkwash.evaluation.reference import Reference, load_reference, reference
 from inkwash.evaluation.sets import Pictures, real
-from inkwash.features import AnyFeatures, Classifier, Extractor, Judge, classifier_file, extractor, load_judge
+from inkwash.evaluation.sets import features as features_of
+from inkwash.features import (
+    AnyFeatures,
+    Classifier,
+    Extractor,
+    Judge,
+    classifier_file,
+    extractor,
+    load_judge,
+    probe_file,
+)
 from inkwash.kinds import from_table, from_text
 from inkwash.modelfolder import find_model
 from inkwash.pipeline import Pipeline
 from inkwash.ranks import ALONE, Ranks
+
+By = Literal["classifier", "probe"]
+"""What sees classes."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +66,16 @@ def real_side(
     n: int = 10_000,
     *,
     measures: Sequence[str] = ALL,
+    judge: By | None = None,
     device: torch.device | None = None,
     ranks: Ranks = ALONE,
     watch: Watch | None = None,
 ) -> RealSide:
     """The real side of a run's model: of its own data unless another source is given, n of the split or all there are.
 
-    run: None for pictures that come from no run; then a source is needed. Everything is kept in the cache, under the
+    run: None for pictures that come from no run; then a source is needed. judge: what sees classes, a "classifier",
+    the one that ships for the data or one trained on what the model saw, or a "probe" of the feature net fitted there;
+    None: a classifier. Everything is kept in the cache, under the
     hash of all it depends on. Raises ValueError for data that are not there.
     """
     where = device or torch.device("cpu")
@@ -91,28 +107,36 @@ def real_side(
     chosen: AnyFeatures = from_text(AnyFeatures, features, "feature net") if isinstance(features, str) else features
     unnamed = isinstance(chosen, Classifier) and not chosen.weights
     classifier = None
-    if unnamed or CLASSES in measures:
+    if unnamed or (CLASSES in measures and judge != "probe"):
         learned, seen_rows = (None, None) if trained is None else trained
         classifier = classifier_file(data, learned, rows=seen_rows, progress=progress, device=where)
     if unnamed and classifier is None:
         raise ValueError(f"{data.name} has no labels to learn, so features = classifier means nothing. Take lite0.")
     net = extractor(Classifier(weights=str(classifier)) if unnamed else chosen, where)
+    scale, train = None if run is None else _scale(run), None
+    probing = CLASSES in measures and judge == "probe"
+    if trained is not None and (probing or (run is not None and any(name in measures for name in NEED_TRAINING))):
+        train = real(*trained, "train", min(MOST, len(trained[1])), scale=scale, ranks=ranks)
+    if probing:
+        classifier = None
+        if train is not None and train.labels is not None and tuple(train.classes) == tuple(data.classes):
+            found = features_of(train, net, ranks=ranks, watch=partial(told, "Features of the training set"))
+            classifier = probe_file(found, train.labels, train.classes, net, data.name, train.key)
+        if classifier is None:
+            notes.append(f"There is no probe of classes: {data.name} has no training pictures with labels like these.")
     known = reference(
         data,
         rows,
         part,
         net,
         min(n, len(rows)),
-        scale=None if run is None else _scale(run),
+        scale=scale,
         classifier=classifier,
         ranks=ranks,
         watch=partial(told, "Features of the real"),
     )
-    train = None
-    if trained is not None and run is not None and NEAREST in measures:
-        train = real(*trained, "train", min(MOST, len(trained[1])), scale=_scale(run), ranks=ranks)
-    judge = None if classifier is None else load_judge(classifier, where)
-    return RealSide(known, net, judge, train, data, rows, tuple(notes))
+    sees = None if classifier is None else load_judge(classifier, where)
+    return RealSide(known, net, sees, train if run is not None else None, data, rows, tuple(notes))
 
 
 def from_folder(

@@ -24,6 +24,7 @@ from inkwash.codec import Pixels
 from inkwash.data import Dataset, DataSpec, Progress, load, order, split
 from inkwash.evaluation.blocks import rows_hash
 from inkwash.evaluation.interval import Interval
+from inkwash.evaluation.requests import Requests, requests
 from inkwash.grids import AnyGrid, Grid
 from inkwash.guidance import Chunked
 from inkwash.kinds import from_table, in_text, to_table
@@ -177,9 +178,10 @@ def measure(
 ) -> Measurement:
     """The likelihood of n examples of a data set, chosen at random by the seed from `rows` (all by default).
 
-    bound, flow: what to measure, None for not. Labels are the data's own where its classes are the model's, else the
-    null label; guidance is 1 and nothing is clipped or mirrored. batch_size: examples in every pass; the last digits
-    depend on it. Raises ValueError for data the model was not made for, and for what cannot be computed with it.
+    bound, flow: what to measure, None for not. Each example is shown with its own conditions: its caption, numbers,
+    what is shown of it, and its label where the data's classes are the model's, else the null label; guidance is 1 and
+    nothing is clipped or mirrored. batch_size: examples in every pass; the last digits depend on it. Raises ValueError
+    for data the model was not made for, and for what cannot be computed with it.
     """
     grid = bound.grid if bound is not None and bound.grid is not None else pipe.config.sampling.grid
     examples = _Examples.of(pipe, data, n, rows, seed, min(batch_size, n))
@@ -197,6 +199,7 @@ def measure(
         "n": len(examples.index),
         "seed": seed,
         "labels": examples.labels,
+        "conditions": list(pipe.config.conditions.names),
         "guidance": 1.0,
         "bound_settings": None if bound is None else to_table(replace(bound, grid=grid)),
         "flow_settings": None if flow is None else to_table(flow),
@@ -228,6 +231,7 @@ class _Examples:
     data: Dataset
     index: np.ndarray
     labels: str
+    asked: Requests | None
     seed: int
     size: int
 
@@ -247,7 +251,9 @@ class _Examples:
         labels = "none"
         if config.classes:
             labels = "own" if data.labels is not None and data.classes == config.classes else "any class"
-        return cls(pipe, data, rows[order(seed, 0, len(rows))[:n]], labels, seed, size)
+        index = rows[order(seed, 0, len(rows))[:n]]
+        asked = requests(config, pipe.codec, data, index, pipe.device)
+        return cls(pipe, data, index, labels, asked, seed, size)
 
     @property
     def bin(self) -> float | None:
@@ -263,12 +269,16 @@ class _Examples:
         for start in range(0, len(self.index), self.size):
             index = self.index[start : start + self.size]
             x = self.pipe.codec.encode(torch.from_numpy(np.asarray(self.data.images[index])).to(device))
+            noise = Philox(self.seed, torch.from_numpy(index.astype(np.int64)))
+            if self.asked is not None:
+                yield x, self.asked.of(index, index), noise
+                continue
             label: Tensor | None = None
             if self.labels == "own" and self.data.labels is not None:
                 label = torch.from_numpy(self.data.labels[index]).to(device)
             elif self.labels == "any class":
                 label = torch.full((len(index),), -1, device=device)
-            yield x, Condition(label), Philox(self.seed, torch.from_numpy(index.astype(np.int64)))
+            yield x, Condition(label), noise
 
     def told(self, watch: Watch, share: Callable[[Query], float]) -> _Told:
         return _Told(Chunked(self.pipe.model, self.size), watch, share, -(-len(self.index) // self.size))

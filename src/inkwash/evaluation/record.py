@@ -25,6 +25,10 @@ RECORDS = "records.jsonl"
 """The file in a run's evaluation folder that holds one record a line, the oldest first."""
 
 
+Better = Literal["lower", "higher", ""]
+"""Which way is good; "" where it is neither, but a number of its own."""
+
+
 class NotComparableError(ValueError):
     """Two numbers that do not measure the same thing; the message names every field that differs."""
 
@@ -67,10 +71,12 @@ class Measure:
 class Record:
     """One number.
 
-    low, high: its 95 % interval, where there is one; floor: the same measure between two halves of the reference,
-    floor_n pictures each; bias: what it is expected to be for two sets of these sizes from one distribution, where
-    that is known; better: which way is good; model: folder, weights_sha256, trained, ema; sampling: the settings of
-    the pictures; made: inkwash, commit, torch, device, date.
+    low, high: its 95 % interval, where there is one; floor: what real pictures get, by floor_of between two "halves" of
+    the reference, floor_n pictures each, or, where a picture is held against what was asked of it, by the reference's
+    "own" pictures, with floor_low and floor_high; bias: what it is expected to be for two sets of these sizes from one
+    distribution, where that is known; chance: what it is for pictures that do not depend on what was asked, or, where
+    they were to be like another, for what was shown given back; better: which way is good; model: folder,
+    weights_sha256, trained, ema; sampling: the settings of the pictures; made: inkwash, commit, torch, device, date.
     """
 
     measure: Measure
@@ -81,10 +87,14 @@ class Record:
     floor_n: int | None = None
     bias: float | None = None
     unit: str = ""
-    better: Literal["lower", "higher"] = "lower"
+    better: Better = "lower"
     model: dict[str, Any] = field(default_factory=dict)
     sampling: dict[str, Any] = field(default_factory=dict)
     made: dict[str, Any] = field(default_factory=dict)
+    chance: float | None = None
+    floor_of: Literal["halves", "own"] = "halves"
+    floor_low: float | None = None
+    floor_high: float | None = None
 
     def table(self) -> dict[str, Any]:
         """As JSON has it."""

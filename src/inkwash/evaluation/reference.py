@@ -158,7 +158,7 @@ def reference(
     pictures = real(data, rows, split, n, seed, scale=scale, cache=cache, ranks=ranks)
     found = features_of(pictures, net, ranks=ranks, watch=watch)
     judge = None if classifier is None else load_judge(classifier, net.device)
-    predicted = None if judge is None else predictions(pictures, judge, ranks=ranks)
+    predicted = None if judge is None else predictions(pictures, judge, net=net, found=found, ranks=ranks)
     about = pictures.about | {
         "key": pictures.key,
         **net.identity,

@@ -7,12 +7,10 @@ one goes on where the smaller ended. No more than a block of it is ever in memor
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path as File
-from typing import TYPE_CHECKING, Any, Protocol, overload
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +18,9 @@ import torch
 from inkwash.codec import AnyCodec, Pixels, Scaled, Standard, codec_for
 from inkwash.data import Dataset, cache_dir, order
 from inkwash.evaluation.blocks import Row, Watch, filled, rows_hash, sha256
+from inkwash.evaluation.proportions import Asked
+from inkwash.evaluation.requests import Requests
+from inkwash.features.weights import tensors_hash
 from inkwash.kinds import to_table
 from inkwash.modelfolder import Config
 from inkwash.pipeline import Pipeline
@@ -46,7 +47,8 @@ class Pictures:
     array: uint8 [n, H, W, C], or float32 [n, D] for vectors; memory-mapped, changing it changes nothing on the disk.
     labels: int64 [n]: the class asked for, or a real picture's own; -1 for none; None where there are no classes.
     about: where they are from, JSON-able. key: SHA-256 of everything that determines the sequence, whatever n is.
-    folder: where they are, and their features.
+    folder: where they are, and their features. data, rows: of real pictures the data set, and which example of it each
+    is [n]; asked: of drawn ones what they were asked for besides a class.
     """
 
     array: np.ndarray
@@ -55,6 +57,9 @@ class Pictures:
     about: dict[str, Any]
     key: str
     folder: File | None = None
+    data: Dataset | None = field(default=None, repr=False)
+    rows: np.ndarray | None = field(default=None, repr=False)
+    asked: Requests | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.array)
@@ -111,7 +116,7 @@ def real(
     labels = None if data.labels is None else np.asarray(data.labels[chosen], dtype=np.int64)
     about = of | {"data": data.name, "shape": list(row.shape), "generated": data.generated, "n": n, "of": len(rows)}
     about["counts"] = None if data.labels is None else _counts(data.labels[rows], len(data.classes))
-    return Pictures(found.array, labels, data.classes, about, row.key, folder)
+    return Pictures(found.array, labels, data.classes, about, row.key, folder, data, chosen)
 
 
 def generate(
@@ -121,6 +126,7 @@ def generate(
     *,
     weights: str,
     labels: Sequence[int] | np.ndarray | None = None,
+    asked: Requests | None = None,
     seed: int = 0,
     batch_size: int = 256,
     ranks: Ranks = ALONE,
@@ -131,8 +137,9 @@ def generate(
 
     Picture i is the one that `pipe(..., seed=seed)` draws as number i, bit for bit. weights: SHA-256 of the model's;
     labels: classes asked for by index, -1 for any; `asked` gives them in the proportions of real data, and only those
-    let a set grow; None: every class in turn. batch_size: memory, and after how many the disk has them; settings: of
-    sampling (steps, sampler, eta, guidance, grid, path), as a pipeline's call takes them.
+    let a set grow; None: every class in turn. asked: what else they are asked for, labels among it, for a model that is
+    told more than a class. batch_size: memory, and after how many the disk has them; settings: of sampling (steps,
+    sampler, eta, guidance, rule, interval, weak (a pipeline), grid, path), as a pipeline's call takes them.
 
     about: the sampling's settings, and for each picture `calls` of the denoiser, for all of them `seconds` (summed over
     ranks and attempts); model: SHA-256 of its config, which the array's head has whole; drawn: by which commits of the
@@ -142,14 +149,16 @@ def generate(
     if n < 1 or batch_size < 1:
         raise ValueError(f"n and batch_size must be at least 1, not {n} and {batch_size}.")
     config, chunk = pipe.config, pipe.chunk
-    own = pipe.settings(**settings)
+    weak = settings.get("weak")
+    own = pipe.settings(**{k: v for k, v in settings.items() if k != "weak"} | ({"weak": True} if weak else {}))
     own.rehearse(pipe.model.path, pipe.model.target, learned_variance=pipe.model.learned_variance)
-    if labels is None and config.classes:
+    if labels is None and config.classes and asked is None:
         labels = Asked((*(1 for _ in config.classes), 0), n)
-    wanted = _wanted(labels, n, config.classes)
+    wanted = _wanted(labels, n, config.classes) if asked is None else asked.labels(n)
     model = {k: v for k, v in to_table(config).items() if k not in ("sampling", "trained")}
     of = {"what": "generated", "weights": weights, "seed": seed, "model": model, "torch": torch.__version__}
-    of |= pipe.described(own) | {"label": _rule(labels)}
+    of |= pipe.described(own) | ({"label": _rule(labels)} if asked is None else {"asked": asked.about})
+    of |= {} if weak is None else {"weak": tensors_hash(weak.model.net.state_dict())}
     shape, vectors = shape_of(config), len(config.shape) == 1
     row = Row(shape, "<f4" if vectors else "|u1", of)
     size = -(-batch_size // chunk) * chunk
@@ -158,11 +167,14 @@ def generate(
         parts, cost = [], 0
         for first in range(start - start % size, stop, size):  # a block of before may be longer than a batch of now
             low, high = max(first, start), min(first + size, stop)
-            label = None if wanted is None else wanted[low:high].tolist()
+            if asked is not None:
+                told_of: dict[str, Any] = {"cond": asked(low, high)}
+            else:
+                told_of = {"label": None if wanted is None else wanted[low:high].tolist()}
             seen = _Seen(low)
             samples = pipe(
                 high - low,
-                label=label,
+                **told_of,
                 seed=seed,
                 first=low,
                 batch_size=size,
@@ -179,7 +191,7 @@ def generate(
     found = filled(place / "pictures.bin", row, n, drawn, block=block, ranks=ranks, watch=watch)
     about = of | {"model": sha256(model), "drawn": list(found.made), "values": values_of(config.codec)}
     about |= {"n": n, "calls": round(found.cost / n, 3), "seconds": found.seconds}
-    return Pictures(found.array, wanted, config.classes, about, row.key, place)
+    return Pictures(found.array, wanted, config.classes, about, row.key, place, asked=asked)
 
 
 def features(
@@ -214,11 +226,18 @@ def predictions(
     pictures: Pictures,
     judge: Judge,
     *,
+    net: Extractor | None = None,
+    found: np.ndarray | None = None,
     folder: File | None = None,
     ranks: Ranks = ALONE,
     watch: Watch | None = None,
 ) -> np.ndarray:
-    """The class that a judge sees in each picture: int64 [n], kept as features are."""
+    """The class that a judge sees in each picture: int64 [n], kept as features are.
+
+    net, found: a feature net and its features of these pictures; a judge that reads those need not see the pictures.
+    """
+    if net is not None and found is not None and (read := judge.read(found, net)) is not None:
+        return read
     of = {"pictures": pictures.key, "judge": judge.weights, "classes": list(judge.classes)}
     row = Row((), "<i8", of | {"version": judge.logits.version})
     chunk = judge.logits.chunk
@@ -239,66 +258,6 @@ def values_of(codec: AnyCodec) -> Any:
 def plain(name: str) -> str:
     """A component's text form as a part of a file's name: its kind."""
     return "".join(c if c.isalnum() else "-" for c in name.partition("(")[0])
-
-
-class Labelled(Protocol):
-    """What has classes: `Pictures`, a `Reference`."""
-
-    @property
-    def about(self) -> Mapping[str, Any]:
-        """counts: how often each class comes in all of the split, and last how many examples have none; or None."""
-        ...
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Their names."""
-        ...
-
-
-@dataclass(frozen=True)
-class Asked(Sequence[int]):
-    """Classes in given proportions: the first n of one endless sequence, so that a set drawn with them can grow.
-
-    shares: integers, for each class how often it comes, and last how often the null label, -1. Each label is the one
-    that is furthest behind its share, so that none is ever a whole picture ahead; equal shares come in turn.
-    """
-
-    shares: tuple[int, ...]
-    n: int
-    array: np.ndarray = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        if min(self.shares) < 0 or sum(self.shares) == 0:
-            raise ValueError(f"shares = {self.shares} must be 0 or more, and not all 0.")
-        least = math.gcd(*self.shares)
-        object.__setattr__(self, "shares", tuple(s // least for s in self.shares))
-        object.__setattr__(self, "array", _in_turn(self.shares, self.n))
-
-    def __len__(self) -> int:
-        return self.n
-
-    @overload
-    def __getitem__(self, i: int) -> int: ...
-    @overload
-    def __getitem__(self, i: slice) -> Sequence[int]: ...
-    def __getitem__(self, i: int | slice) -> int | Sequence[int]:
-        found: int | Sequence[int] = self.array[i].tolist()
-        return found
-
-
-def asked(reference: Labelled, n: int, classes: Sequence[str]) -> Asked | None:
-    """n classes in the proportions of real data, for a model of these classes; None for a model without.
-
-    The proportions are those of the whole split, whatever part of it is measured: so a set that was drawn with them
-    can grow. Real pictures without a label count for the null label. Where the real data have no labels or other
-    classes, every class comes in turn.
-    """
-    if not classes:
-        return None
-    counts = reference.about["counts"]
-    if counts is None or tuple(reference.classes) != tuple(classes) or not any(counts[:-1]):
-        return Asked((*(1 for _ in classes), 0), n)
-    return Asked(tuple(counts), n)
 
 
 def _kept(
@@ -374,18 +333,3 @@ def _rule(labels: Sequence[int] | np.ndarray | None) -> Any:
     if isinstance(labels, Asked):
         return {"shares": list(labels.shares)}
     return {"given": sha256(np.asarray(labels).tolist())}
-
-
-@lru_cache(maxsize=4)
-def _in_turn(shares: tuple[int, ...], n: int) -> np.ndarray:
-    """[n] int64, read-only: each label is the one that is furthest behind its share, the first of several."""
-    share, total = np.array(shares, dtype=np.int64), sum(shares)
-    behind = np.zeros(len(shares), dtype=np.int64)  # by how much, times the total
-    out = np.empty(n, dtype=np.int64)
-    for i in range(n):
-        behind += share
-        out[i] = behind.argmax()
-        behind[out[i]] -= total
-    out[out == len(shares) - 1] = -1
-    out.flags.writeable = False
-    return out

@@ -16,12 +16,14 @@ from typing import Any, Literal, Protocol
 import torch
 
 from inkwash import checkpoint
+from inkwash.asking import hideable
 from inkwash.checkpoint.atomic import held
 from inkwash.evaluation.card import evaluation_folder, measured_lines
 from inkwash.evaluation.likelihood import weights_hash
 from inkwash.evaluation.record import Record, append_lines, newest, read, read_lines
 from inkwash.features import Extractor, tensors_hash
 from inkwash.grids import AnyGrid, Listed
+from inkwash.guidance import AnyRule
 from inkwash.kinds import from_table, from_text, in_text, split_texts, to_table
 from inkwash.modelfolder import find_model, load_own_codec, read_config, save_model
 from inkwash.paths import AnyPath
@@ -33,7 +35,7 @@ from inkwash.sampling import Sampling
 SWEEP = "sweep.jsonl"
 """The file in a run's evaluation folder that keeps every point measured, one a line, so that none is measured twice."""
 
-AXES = ("sampler", "guidance", "grid", "path", "steps")
+AXES = ("sampler", "guidance", "rule", "interval", "grid", "path", "steps")
 """What can be varied, in the order in which combinations are laid out: steps change fastest."""
 
 By = Literal["fd", "kid"]
@@ -73,7 +75,8 @@ class Point:
     """One way to draw and what came of it.
 
     value, low, high: the measure and its 95 % interval, if it has one; calls: of the denoiser for a picture, on average
-    (with guidance each runs the network twice); seconds: for a picture, of those for all; record: the provenance.
+    (with guidance each runs the network twice); seconds: for a picture, of those for all; record: the provenance;
+    also: the records of what else was measured.
     """
 
     settings: Sampling
@@ -83,14 +86,17 @@ class Point:
     calls: float
     seconds: float
     record: Record
+    also: tuple[Record, ...] = ()
 
     @classmethod
-    def of(cls, settings: Sampling, record: Record, calls: int) -> Point:
-        """Of a record of pictures drawn with these settings; calls: used where the record does not tell."""
+    def of(cls, settings: Sampling, record: Record, calls: int, also: Sequence[Record] = ()) -> Point:
+        """Of records of pictures drawn with these settings; calls: used where the record does not tell."""
         told = record.sampling
         n = record.measure.n
         seconds = float(told.get("seconds", math.nan)) / n
-        return cls(settings, record.value, record.low, record.high, told.get("calls", calls), seconds, record)
+        return cls(
+            settings, record.value, record.low, record.high, told.get("calls", calls), seconds, record, tuple(also)
+        )
 
 
 def axes(texts: Sequence[str]) -> dict[str, list[str]]:
@@ -160,6 +166,7 @@ def sweep(
     file: File,
     model: Mapping[str, Any],
     by: By = "fd",
+    also: Sequence[str] = (),
     seed: int = 0,
     skip: bool = False,
     folder: File | None = None,
@@ -169,7 +176,8 @@ def sweep(
 ) -> list[Point]:
     """Measure n pictures from each combination of what `axes` gives, with the same seeds; one point for each.
 
-    evaluate: what measures, usually `evaluation.evaluate`; given: more of its arguments. file: keeps every point as
+    by: what points are compared by; also: further measures of the same pictures, kept with each point. evaluate: what
+    measures, usually `evaluation.evaluate`; given: more of its arguments. file: keeps every point as
     soon as it is measured, also of several sweeps at once; those of the same measure, model, n, seed, kind of device
     and versions are not measured again. model: what records say of it (weights_sha256). skip: leave out combinations
     that the model refuses; otherwise nothing is drawn, and SweepError has all reasons. folder: where a point's pictures
@@ -186,17 +194,23 @@ def sweep(
         "seed": seed,
         "torch": torch.__version__,
     }
+    more = tuple(name for name in also if name != by)
+    same |= {"also": sorted(more)} if more else {}
+    same |= {"judge": given["judge"].weights} if more and given.get("judge") is not None else {}
+    same |= {"weak": tensors_hash(given["weak"].model.net.state_dict())} if given.get("weak") is not None else {}
     kept = _read(file)
     points = []
     for number, (own, calls) in enumerate(these, 1):
         asked = same | pipe.described(own)
-        record = next((from_table(Record, line["record"]) for line in kept if line["asked"] == asked), None)
+        line = next((line for line in kept if line["asked"] == asked), None)
+        record = None if line is None else from_table(Record, line["record"])
+        beside = [] if line is None else [from_table(Record, one) for one in line.get("also", [])]
         if record is None:
             found = evaluate(
                 pipe,
                 reference,
                 n,
-                measures=(by,) if ranks.first else (),
+                measures=(by, *more) if ranks.first else (),
                 seed=seed,
                 model=model,
                 net=net,
@@ -206,19 +220,23 @@ def sweep(
                 steps=own.steps,
                 sampler=own.method,
                 guidance=own.guidance,
+                rule=own.rule,
+                interval=own.interval,
                 grid=own.grid,
                 path=own.path,
                 **given,
             )
             if ranks.first:
                 record = next(r for r in found.records if r.measure.name == by)
-                append_lines(file, [json.dumps({"asked": asked, "record": record.table()})])
+                beside = [r for r in found.records if r.measure.name != by] if more else []
+                tables = {"also": [r.table() for r in beside]} if more else {}
+                append_lines(file, [json.dumps({"asked": asked, "record": record.table(), **tables})])
             if folder is not None:
                 ranks.barrier()  # all have opened what goes now: pictures by the ten thousand, of no more use
                 if ranks.first:
                     _drop(found.pictures.folder)
         if record is not None and ranks.first:
-            points.append(Point.of(own, record, calls))
+            points.append(Point.of(own, record, calls, beside))
     return points
 
 
@@ -242,7 +260,7 @@ def adopt(run: str | File, sampling: Sampling, *, trust: bool = False) -> Adopte
     config = read_config(folder, trust=trust)
     before = config.sampling
     sampling.rehearse(config.path, config.target, learned_variance=config.learned_variance)
-    if sampling.guidance != 1 and not config.classes:
+    if sampling.guidance != 1 and not hideable(config):
         raise ValueError(f"guidance = {sampling.guidance} needs a model with classes, and {folder} has none.")
     with held(folder.parent) as free:  # training publishes the model as well, and only one process may
         if not free:
@@ -270,7 +288,7 @@ def _drop(drawn: File) -> None:
 
 def _values(varied: Mapping[str, Sequence[str]]) -> tuple[dict[str, list[Any]], list[str]]:
     """The values of each axis as they are given to a pipeline, and what is wrong with them."""
-    unions: dict[str, Any] = {"sampler": AnySampler, "grid": AnyGrid, "path": AnyPath}
+    unions: dict[str, Any] = {"sampler": AnySampler, "rule": AnyRule, "grid": AnyGrid, "path": AnyPath}
     found: dict[str, list[Any]] = {}
     mistakes = []
     for name, texts in varied.items():
@@ -283,6 +301,8 @@ def _values(varied: Mapping[str, Sequence[str]]) -> tuple[dict[str, list[Any]], 
                     value = Sampling(steps=int(text)).steps
                 elif name == "guidance":
                     value = Sampling(guidance=_float(text)).guidance
+                elif name == "interval":
+                    value = Sampling().changed(interval=text.strip("()")).interval
                 else:
                     value = from_text(unions[name], text, name)
                 found.setdefault(name, []).append(value)
@@ -320,6 +340,8 @@ def _part(watch: Watch | None, which: str) -> Watch | None:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"({value[0]:g},{value[1]:g})"
     return f"{value:g}" if isinstance(value, (int, float)) else in_text(value)
 
 

@@ -30,8 +30,10 @@ PLOTS = {
     "classes": "Class histogram: the share of each class, as a classifier sees it in generated and in real pictures.",
     "sweep": "Quality against network calls and seconds a picture, for the sampling settings of the last sweep. Ringed "
     "points are beaten by no other.",
+    "curve": "Every measure against the guidance scale: what following more strictly gains, and what it costs. Grey: "
+    "what real pictures get.",
 }
-_CHARTS = ("spectrum", "classes", "sweep")
+_CHARTS = ("spectrum", "classes", "sweep", "curve")
 _WIDE = 1200
 
 

@@ -68,7 +68,7 @@ def row(record: Record, weights: str | None) -> Row:
     return Row(
         *row_of(record),
         bias="" if record.bias is None else f"{record.bias:.4g}",
-        better="↓" if record.better == "lower" else "↑",
+        better={"lower": "↓", "higher": "↑", "": ""}[record.better],
         other=other,
         provenance=provenance(record),
     )
