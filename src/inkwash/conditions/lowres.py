@@ -66,11 +66,12 @@ class LowResolution(Plain):
         return x + self.noise * noise(x, 0, Stream.SHOWN) if self.noise else x
 
     def own(self, picture: Bytes, shape: tuple[int, ...]) -> Own:
-        """One of exactly the coarse size is taken as it is; any other is brought to it, scaled and cut to fill it."""
+        """One of the coarse size is taken as it is; any other is cut to its proportions, and means over areas taken."""
         check_bytes(picture)
         self.check(shape)
         c, h, w = _sides(shape)
-        return Own(self.enlarged(framed(picture, (c, h // self.factor, w // self.factor))[None])[0])
+        small = framed(picture, (c, h // self.factor, w // self.factor), by_area=True)
+        return Own(self.enlarged(small[None])[0])
 
 
 def _sides(shape: tuple[int, ...]) -> tuple[int, int, int]:

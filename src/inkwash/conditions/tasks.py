@@ -93,9 +93,10 @@ class Paired(Plain):
         return Own(framed(picture, shape))
 
 
-def framed(picture: Bytes, shape: tuple[int, ...]) -> Bytes:
+def framed(picture: Bytes, shape: tuple[int, ...], *, by_area: bool = False) -> Bytes:
     """A picture uint8 [h, w, c] as data of a shape (C, H, W): scaled to fill it, what is left over cut off evenly.
 
+    Scaled as pictures of a data set are, or, by_area, so that each pixel is the mean over the area it covers.
     One, two, three or four channels are grey, grey and alpha, RGB, RGBA; what is transparent is laid on white where
     the data have no alpha.
     """
@@ -104,10 +105,9 @@ def framed(picture: Bytes, shape: tuple[int, ...]) -> Bytes:
     from inkwash.data.decode import Framing, framed_image
 
     check_bytes(picture)
-    mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[picture.shape[2]]
-    image = Image.fromarray(np.ascontiguousarray(picture[..., 0] if mode == "L" else picture), mode)
+    image = Image.fromarray(np.ascontiguousarray(picture[..., 0] if picture.shape[2] == 1 else picture))
     c, h, w = shape
-    return framed_image(image, Framing(h, w, c, "crop", (255, 255, 255), 1 << 62))
+    return framed_image(image, Framing(h, w, c, "crop", (255, 255, 255), 1 << 62), by_area=by_area)
 
 
 def check_bytes(picture: Bytes) -> None:

@@ -104,9 +104,18 @@ def decode(blob: Blob, framing: Framing) -> tuple[Array, Probe]:
     return _bytes(frame, framing.channels), Probe(w, h, mode)
 
 
-def framed_image(image: Image.Image, framing: Framing) -> Array:
-    """An opened picture as uint8 [H, W, C] of the framing: as a file of it would be decoded."""
-    return _bytes(_frame(_plain(image, framing), framing), framing.channels)
+def framed_image(image: Image.Image, framing: Framing, *, by_area: bool = False) -> Array:
+    """An opened picture as uint8 [H, W, C] of the framing: as a file of it would be decoded.
+
+    by_area: each pixel is the mean over the area it covers, and nothing rings.
+    """
+    from PIL import Image
+
+    flat = _plain(image, framing)
+    if not by_area:
+        return _bytes(_frame(flat, framing), framing.channels)
+    frame = flat.resize((framing.width, framing.height), Image.Resampling.BOX, _box(*flat.size, framing))
+    return _bytes(frame, framing.channels)
 
 
 def _bytes(frame: Image.Image, channels: int) -> Array:
@@ -215,11 +224,16 @@ def _frame(image: Image.Image, framing: Framing, background: Any = None) -> Imag
         out = Image.new(image.mode, size, _fill(image.mode, framing.background) if background is None else background)
         out.paste(image.resize(inner, kernel, reducing_gap=3.0), ((size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2))
         return out
-    bw, bh = (size[0] / scale, size[1] / scale) if framing.resize == "crop" else (float(w), float(h))
+    return image.resize(size, kernel, _box(w, h, framing), reducing_gap=3.0)
+
+
+def _box(w: int, h: int, framing: Framing) -> tuple[float, float, float, float]:
+    """The part of a picture that fills the frame: its middle, or all of it where it is stretched."""
+    scale = _scale(w, h, framing)
+    bw, bh = (framing.width / scale, framing.height / scale) if framing.resize == "crop" else (float(w), float(h))
     x, y = (w - bw) / 2, (h - bh) / 2
     # Rounding may put the box a hair outside of the picture, which Pillow refuses.
-    box = (max(0.0, x), max(0.0, y), min(float(w), x + bw), min(float(h), y + bh))
-    return image.resize(size, kernel, box, reducing_gap=3.0)
+    return (max(0.0, x), max(0.0, y), min(float(w), x + bw), min(float(h), y + bh))
 
 
 def _fill(mode: str, rgb: tuple[int, int, int]) -> Any:

@@ -62,15 +62,20 @@ def load(folder: Path, architecture: str, width: int, max_tokens: int, device: t
     try:
         with _silent():
             tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, **read)
-            model: Any = getattr(transformers, architecture).from_pretrained(
-                folder, use_safetensors=True, dtype=torch.float32, **more, **read
+            found: tuple[Any, dict[str, Any]] = getattr(transformers, architecture).from_pretrained(
+                folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **more, **read
             )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         first = str(error).strip().partition("\n")[0]
         raise ValueError(f"{folder} holds no text encoder ({architecture}) that can be read: {first}") from error
-    found = int(model.config.hidden_size)
-    if found != width:
-        raise ValueError(f"The tokens of {folder} are {found} wide, not {width}: set width = {found}.")
+    model, told = found
+    if missing := sorted(told["missing_keys"]):  # transformers would go on with random numbers in their place
+        raise ValueError(
+            f"{folder} holds another model than {architecture}: it has no weights {', '.join(missing[:3])}."
+        )
+    wide = int(model.config.hidden_size)
+    if wide != width:
+        raise ValueError(f"The tokens of {folder} are {wide} wide, not {width}: set width = {wide}.")
     model.to(device).eval().requires_grad_(False)
 
     def net(ids: Tensor) -> Tensor:
