@@ -203,7 +203,9 @@ def test_a_users_coarse_picture_is_used_as_it_is_and_any_other_brought_to_it() -
     flat[:, :50] = flat[:, 250:] = 255  # cut off: the middle 200x200 is taken
     assert (task.own(flat, shape).pixels == 90).all()
     big = photos(1, 64)
-    assert abs(task.own(big[0], shape).pixels.astype(int) - task.show(big)[0]).max() <= 1  # Pillow rounds for itself
+    assert (task.own(big[0], shape).pixels == task.show(big)[0]).all()  # as training shows it
+    twice = task.own(big[0].repeat(2, 0).repeat(2, 1), shape).pixels
+    assert abs(twice.astype(int) - task.show(big)[0]).max() <= 1  # Pillow rounds for itself
     assert task.own(photos(1, 16, 1)[0], shape).pixels.shape == (64, 64, 3)
     with pytest.raises(ValueError, match=r"Pictures of 30x64 cannot be made 4 times smaller"):
         task.own(small, (3, 64, 30))

@@ -66,10 +66,15 @@ class LowResolution(Plain):
         return x + self.noise * noise(x, 0, Stream.SHOWN) if self.noise else x
 
     def own(self, picture: Bytes, shape: tuple[int, ...]) -> Own:
-        """One of the coarse size is taken as it is; any other is cut to its proportions, and means over areas taken."""
+        """A user's picture: one of the coarse size is taken as it is, one of the data's size as a picture of theirs.
+
+        Any other is cut to the data's proportions, and each coarse pixel is the mean over the area it covers.
+        """
         check_bytes(picture)
         self.check(shape)
         c, h, w = _sides(shape)
+        if picture.shape[:2] == (h, w):
+            return Own(self.show(framed(picture, shape)[None])[0])
         small = framed(picture, (c, h // self.factor, w // self.factor), by_area=True)
         return Own(self.enlarged(small[None])[0])
 
