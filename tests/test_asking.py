@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,29 +24,11 @@ from inkwash.noise import Philox, Stream
 from inkwash.paths import VE
 from inkwash.pipeline import Pipeline
 from inkwash.targets import X0
-from inkwash.text import Encoder
 from inkwash.training import snapshots
+from letters import Letters
 
 BLACK = np.zeros((4, 4, 1), np.uint8)
 ANGLE = ByVector(("angle", "size"), mean=(90.0, 2.0), std=(30.0, 0.5))
-
-
-@dataclass(frozen=True)
-class Letters:
-    """An encoder whose tokens are the lengths of words, twice each, on 4 numbers."""
-
-    sha256: str = "letters"
-    width: int = 4
-    max_tokens: int = 5
-
-    def bind(self, device: Any) -> Encoder:
-        def net(ids: torch.Tensor) -> torch.Tensor:
-            return ids[..., None].float() * torch.tensor([1.0, 0.5, -1.0, 2.0])
-
-        def read(text: str) -> list[int]:
-            return [len(word) for word in text.split()]
-
-        return Encoder(4, 5, self.sha256, torch.device(device), read, lambda text: read(text)[:5], net)
 
 
 TEXT = ByText(Letters(), "letters")  # type: ignore[arg-type]

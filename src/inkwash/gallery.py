@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 CAPTIONED = 64
 """Up to so many pictures have each its own caption."""
 
+WORDS = 90
+"""The least width of a column with words above it."""
+
 FRAMES = 60
 """A GIF has no more frames than this; longer runs are thinned out evenly."""
 
@@ -43,20 +46,25 @@ def sheet(
     """
     if samples.array.ndim == 2:
         return _scatter(samples.array, samples.labels)
-    array, title = samples.pictures(), None
+    array, title, scale = samples.pictures(), None, None
     shown = samples.shown if shown is None else shown
     words = () if captions else samples.captions or samples.labels
     if shown is not None and columns is None:  # a pair is twice as wide
         columns = max(1, math.ceil(math.sqrt(len(array) / 2)))
+    said = tuple(words) != samples.labels  # more than classes: each in a cell wide enough for words
+    if said and len(set(words)) == len(array):
+        columns = columns or math.ceil(math.sqrt(len(array)))
     columns, header = _layout(len(array), words, columns)
-    if header is None and any(words) and tuple(words) != samples.labels:
+    if header is not None and said:
+        scale = max(1, -(-WORDS // array.shape[2]))
+    if header is None and any(words) and said:
         if len(set(words)) == 1:
             title = words[0]
         elif len(array) <= CAPTIONED:
             captions = words
     if shown is not None:
         return pictures.grid(_pairs(shown, array), columns, labels=header, captions=captions, gap=8, title=title)
-    return pictures.grid(array, columns, labels=header, captions=captions, title=title)
+    return pictures.grid(array, columns, labels=header, captions=captions, scale=scale, title=title)
 
 
 def _pairs(shown: np.ndarray, array: np.ndarray) -> np.ndarray:

@@ -87,8 +87,8 @@ def wishes(
                 f"--prompts {prompts} cannot be read: {error}. Give a text file with a prompt on each line."
             )
     return Wishes(
-        label or (),
-        texts,
+        tuple(label or ()),
+        tuple(texts),
         negative,
         dict(pair for one in also or () if (pair := _weighted(one, mistakes))),
         dict(span for one in vector or () if (span := _range(one, mistakes))),
