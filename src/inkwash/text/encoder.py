@@ -62,6 +62,11 @@ class Encoder:
     fit: Callable[[str], list[int]]
     net: Callable[[Tensor], Tensor]
 
+    @property
+    def key(self) -> str:
+        """All that a text's tokens depend on, for a cache of them."""
+        return f"{self.sha256} {self.max_tokens}"
+
     def encode(self, texts: Sequence[str]) -> Tokens:
         """The tokens of texts, as many as the longest of them has; a text without a word has none: it is the null."""
         found, cut = self._states(texts)
