@@ -37,10 +37,12 @@ def condition_of(config: Config, codec: Codec, rows: Rows, noise: Noise, device:
         vector = told.vector.standard(torch.from_numpy(rows.vectors))
     if told.image:
         task = told.image.task
-        source = rows.shown if rows.shown is not None else rows.images
-        if rows.shown is None:
-            _check(not task.paired, "partners", "data.pairs names them")
-            source = task.show(source)
+        _check(rows.shown is not None or not task.paired, "partners", "data.pairs names them")
+        # In latents what the task shows has been encoded with the pictures; partners may be there for another task.
+        if rows.shown is not None and (task.paired or rows.shown.dtype != np.uint8):
+            source = rows.shown
+        else:
+            source = task.show(rows.images)
         image = task.seen(encoded(codec, source, device), noise)
     cond = Condition(label, tokens, present, vector, image)
     return cond.map(lambda v: v.to(device))
@@ -74,7 +76,7 @@ def with_conditions(config: Config, codec: Codec, data: Dataset, progress: Progr
         from inkwash.data.captions import with_tokens
 
         encoder = encoder_of(told.text, "cpu" if not torch.cuda.is_available() else "cuda")
-        data = with_tokens(data, encoder.states, encoder.sha256, progress=progress)
+        data = with_tokens(data, encoder.states, encoder.key, progress=progress)
     return data
 
 
