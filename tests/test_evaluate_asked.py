@@ -68,7 +68,7 @@ def model(conditions: Conditions = EVERYTHING, classes: tuple[str, ...] = ("even
     torch.manual_seed(0)
     config = Config(
         (3, SIDE, SIDE), UNet("tiny", widths=(16,), patch=2, depth=1), Linear(), Flow(), Plain(), Pixels(), classes,
-        conditions,
+        conditions=conditions,
     )  # fmt: skip
     made = config.build()
     for p in made.net.parameters():  # last layers begin at zero, and a condition would change nothing
