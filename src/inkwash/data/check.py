@@ -128,7 +128,7 @@ def contact_sheet(data: Dataset) -> Image.Image | None:
 
     rows = _sampled(data)
     first = _picture(data, int(rows[0][1][0]))  # with its partner, where it has one
-    times = max(1, round(_TILE / max(first.size)))
+    times = max(1, round(_TILE / max(data.shape[1:])))
     w, h = first.width * times, first.height * times
     font = ImageFont.load_default(14)
     names = [name for name, _ in rows]

@@ -62,7 +62,7 @@ def chosen(vectors: Vectors, held: Sequence[str], names: Sequence[str], where: s
 
 
 def _numeric(values: list[Any]) -> bool:
-    inside = [v for value in values for v in (value if isinstance(value, list) else [value])]
+    inside = [v for value in values for v in (value if isinstance(value, list) else [value]) if v is not None]
     return bool(inside) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in inside)
 
 
