@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from inkwash.exchange.unet_names import UNetLayout, diffusers_config, diffusers_layout, from_diffusers, to_diffusers
 from inkwash.kinds import from_table, to_table
 from inkwash.nets import AnyNet, ClassicUNet, UNet
-from inkwash.nets.attention import CrossAttention, LinearAttention, SplitAttention, heads_of
+from inkwash.nets.attention import CrossAttention, LinearAttention, SplitAttention, Words, heads_of
 from inkwash.nets.blocks import ConvNextBlock, Grow, ResNetBlock, Shrink
 from inkwash.nets.layers import attention, linear_attention
 from inkwash.types import Condition, Given
@@ -379,16 +379,19 @@ def test_cross_attention_is_its_formula() -> None:
     layer = awake(CrossAttention(8, 4, 6, nn.GroupNorm(2, 8))).double()
     x, tokens = draw(2, 8, 3, 2), draw(2, 5, 6, seed=2)
     seen = torch.tensor([[True, True, False, True, False], [True, False, False, False, False]])
+    null = draw(6, seed=4)
     at = normed(x, layer.norm).flatten(2).mT
     q = at @ layer.q.weight.T + layer.q.bias
-    k, v = (tokens @ layer.kv.weight.T + layer.kv.bias).split(8, dim=2)
+    text = torch.cat([null.expand(2, 1, 6), tokens], dim=1)
+    k, v = (text @ layer.kv.weight.T + layer.kv.bias).split(8, dim=2)
+    seen = torch.cat([torch.ones(2, 1, dtype=torch.bool), seen], dim=1)
     h = torch.zeros_like(q)
     for b in range(2):
         for head in (slice(0, 4), slice(4, 8)):
             scores = (q[b, :, head] @ k[b, seen[b], head].T / 2).exp()
             h[b, :, head] = scores / scores.sum(1, keepdim=True) @ v[b, seen[b], head]
     want = x + (h @ layer.out.weight.T + layer.out.bias).mT.reshape(2, 8, 3, 2)
-    assert torch.allclose(layer(x, tokens, seen[:, None, None]), want, rtol=0, atol=1e-12)
+    assert torch.allclose(layer(x, Words(null, tokens, seen[:, None, None])), want, rtol=0, atol=1e-12)
 
 
 # ------------------------------------------------------------------------------------------------------- the whole net

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -92,7 +94,7 @@ class LinearAttention(nn.Module):
 class CrossAttention(Recomputed):
     """x + attention of its positions [B, C, H, W] to a text's tokens. The output projection starts at zero.
 
-    width: of the tokens; see `Text` for where they and their mask come from.
+    width: of the tokens; see `Words` for what they are.
     """
 
     def __init__(self, channels: int, head_dim: int, width: int, norm: nn.Module) -> None:
@@ -103,11 +105,31 @@ class CrossAttention(Recomputed):
         self.kv = nn.Linear(width, 2 * channels)
         self.out = zeroed(nn.Linear(channels, channels))
 
-    def forward(self, x: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-        """x [B, C, H, W] to the same shape; tokens [B, N, width], mask [B, 1, 1, N]: which of them there are."""
-        projected = (self.q(_tokens(self.norm(x))), *self.kv(tokens).chunk(2, dim=2))
+    def forward(self, x: Tensor, words: Words) -> Tensor:
+        """x [B, C, H, W] to the same shape."""
+        projected = (self.q(_tokens(self.norm(x))), *words.through(self.kv).chunk(2, dim=2))
         q, k, v = (z.unflatten(2, (self.heads, -1)).transpose(1, 2) for z in projected)
-        return _added(x, self.out(attention(q, k, v, mask).transpose(1, 2).flatten(2)))
+        return _added(x, self.out(attention(q, k, v, words.mask).transpose(1, 2).flatten(2)))
+
+
+class Words(NamedTuple):
+    """A text as networks read it: null [width], which is learned and stands in front, and tokens [B, N, width].
+
+    mask [B, 1, 1, 1 + N]: which of them there are; the null always is.
+    """
+
+    null: Tensor
+    tokens: Tensor
+    mask: Tensor
+
+    def through(self, layer: nn.Linear) -> Tensor:
+        """What a layer makes of all of them, [B, 1 + N, its width].
+
+        The null by itself: the tokens are data, and with it among them each layer would work out a gradient for all,
+        which took a sixth of the time of a `CrossAttention` in training.
+        """
+        tokens = layer(self.tokens)
+        return torch.cat([layer(self.null).to(tokens.dtype).expand(tokens.shape[0], 1, -1), tokens], dim=1)
 
 
 class Text(nn.Module):
@@ -120,8 +142,8 @@ class Text(nn.Module):
         super().__init__()
         self.null = nn.Parameter(torch.zeros(width)) if width else None  # a vector: not decayed
 
-    def forward(self, cond: Condition, x: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Tokens [B, 1 + N, width] and mask [B, 1, 1, 1 + N] for x [B, ...]; absent tokens are zero and masked.
+    def forward(self, cond: Condition, x: Tensor) -> Words | None:
+        """The text of cond for x [B, ...]; absent tokens are zero and masked.
 
         Raises ValueError where tokens are missing, of another width, or given to a network without.
         """
@@ -138,5 +160,7 @@ class Text(nn.Module):
             )
         present = cond.present.to(x.device)
         tokens = cond.tokens.to(x.device, self.null.dtype).masked_fill(~present[:, :, None], 0)  # they may hold NaN
-        tokens = torch.cat([self.null.expand(present.shape[0], 1, -1), tokens], dim=1)
-        return tokens, torch.cat([present.new_ones(present.shape[0], 1), present], dim=1)[:, None, None]
+        if torch.is_autocast_enabled(x.device.type):  # once, and not by each layer that reads them
+            tokens = tokens.to(torch.get_autocast_dtype(x.device.type))
+        mask = torch.cat([present.new_ones(present.shape[0], 1), present], dim=1)[:, None, None]
+        return Words(self.null, tokens, mask)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inkwash.nets.attention import CrossAttention, LinearAttention, SplitAttention, Text
+from inkwash.nets.attention import CrossAttention, LinearAttention, SplitAttention, Text, Words
 from inkwash.nets.blocks import ConvNextBlock, Grow, ResNetBlock, Shrink
 from inkwash.nets.given import beside
 from inkwash.nets.layers import GROUP, Embedding, GroupNorm, Recomputed, zeroed
@@ -199,12 +199,12 @@ class _Step(Recomputed):
         self.text = CrossAttention(outputs, s.head_dim, tokens, norm()) if tokens else None
         self.linear = LinearAttention(outputs, norm(), norm()) if linear else None
 
-    def forward(self, x: Tensor, emb: Tensor, text: tuple[Tensor, Tensor] | None) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor, text: Words | None) -> Tensor:
         x = self.block(x, emb)
         if self.attention is not None:
             x = self.attention(x)
         if self.text is not None and text is not None:
-            x = self.text(x, *text)
+            x = self.text(x, text)
         return x if self.linear is None else self.linear(x)
 
 

@@ -111,13 +111,12 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
     if q.device.type != "cpu" or q.dtype != torch.bfloat16 or k.shape[-2] > few:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     B, H = q.shape[:2]
-    flat_q, flat_k = q.flatten(0, 1), k.flatten(0, 1)
-    scores = torch.baddbmm(q.new_zeros(()), flat_q, flat_k.transpose(1, 2), beta=0, alpha=d**-0.5).view(
-        B, H, -1, k.shape[2]
-    )
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
-    out: Tensor = scores.softmax(dim=-1) @ v
+    flat_q, flat_k, hidden, beta = q.flatten(0, 1), k.flatten(0, 1), q.new_zeros(()), 0
+    if mask is not None:  # added within the product, which takes less time than filling the scores, there and back
+        hidden = q.new_zeros(mask.shape).masked_fill(~mask, -torch.inf).expand(B, H, -1, -1).flatten(0, 1)
+        beta = 1
+    scores = torch.baddbmm(hidden, flat_q, flat_k.transpose(1, 2), beta=beta, alpha=d**-0.5)
+    out: Tensor = scores.softmax(dim=-1).view(B, H, -1, k.shape[2]) @ v
     return out
 
 

@@ -247,9 +247,8 @@ class Front(nn.Module):
         """
         text, mask = self.text(cond, h), None
         if text is not None and self.project is not None:
-            tokens, present = text
-            mask = F.pad(present, (0, h.shape[1]), value=True)
-            h = torch.cat([self.project(tokens).to(h.dtype), h], dim=1)
+            mask = F.pad(text.mask, (0, h.shape[1]), value=True)
+            h = torch.cat([text.through(self.project).to(h.dtype), h], dim=1)
         if self.registers is not None:
             registers = self.registers.weight.to(h.dtype)
             mask = None if mask is None else F.pad(mask, (len(registers), 0), value=True)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inkwash.nets.attention import CrossAttention, SelfAttention, Text
+from inkwash.nets.attention import CrossAttention, SelfAttention, Text, Words
 from inkwash.nets.given import beside
 from inkwash.nets.layers import Embedding, ResBlock, norm, zeroed
 from inkwash.types import Component, Condition, Given
@@ -135,14 +135,14 @@ class _Level(nn.Module):
             CrossAttention(channels, head_dim, tokens, norm(channels)) for _ in range(depth) if tokens
         )
 
-    def forward(self, x: Tensor, modulation: list[Tensor], text: tuple[Tensor, Tensor] | None) -> Tensor:
+    def forward(self, x: Tensor, modulation: list[Tensor], text: Words | None) -> Tensor:
         for i, block in enumerate(self.blocks):
             scale, shift = modulation.pop(0).chunk(2, dim=1)
             x = block(x, scale, shift)
             if len(self.attention):
                 x = self.attention[i](x)
             if len(self.text) and text is not None:
-                x = self.text[i](x, *text)
+                x = self.text[i](x, text)
         return x
 
 
