@@ -50,12 +50,12 @@ class Config(Component):
     inputs: AnyInputs
     codec: AnyCodec
     classes: tuple[str, ...] = ()
-    conditions: Conditions = field(default_factory=Conditions)
     sampling: Sampling = field(default_factory=Sampling)
     data: str = ""
     trained: dict[str, float] = field(default_factory=dict)
     learned_variance: bool = False
     ema: float | None = None
+    conditions: Conditions = field(default_factory=Conditions)
 
     def __post_init__(self) -> None:
         if isinstance(self.codec, Latents) and self.sampling.clip:

@@ -61,7 +61,7 @@ def read_recipe(
         except ValueError as error:
             mistakes.append(str(error))
     _say_one_length(table, [*chosen, *(s.partition("=")[0].strip() for s in sets)])
-    _leave_out(table)
+    _say_conditions(table)
     recipe: Recipe = checked(Recipe, table, mistakes)
     return recipe
 
@@ -89,14 +89,19 @@ def _say_one_length(table: Tables, said: Sequence[str]) -> None:
         table["train"] = {k: v for k, v in table["train"].items() if k in given or k not in LENGTHS}
 
 
-def _leave_out(table: Tables) -> None:
-    """A condition that is "none" is none of the model's: TOML has no word for what is not there."""
+def _say_conditions(table: Tables) -> None:
+    """A condition given by its encoder's or its task's name alone has its own table.
+
+    One that is "none" is none of the model's: TOML has no word for what is not there.
+    """
     told = table.get("conditions")
     if told == NONE:
         table["conditions"] = {}
     elif isinstance(told, dict):
         kinds = {name: value.get("kind") if isinstance(value, dict) else value for name, value in told.items()}
-        table["conditions"] = {name: value for name, value in told.items() if kinds[name] != NONE}
+        kept = {name: value for name, value in told.items() if kinds[name] != NONE}
+        part = {"text": "encoder", "image": "task"}
+        table["conditions"] = {n: {part[n]: v} if n in part and isinstance(v, str) else v for n, v in kept.items()}
 
 
 def checked(cls: Any, table: Tables, mistakes: list[str]) -> Any:

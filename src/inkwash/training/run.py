@@ -223,6 +223,8 @@ def continued(old: Recipe, new: Recipe, run: str | File) -> tuple[Recipe, list[s
     Raises RecipeError for a change to what cannot change within a run.
     """
     was, now = _flat(to_table(old)), _flat(to_table(new))
+    if now.get("conditions.vector.names") == []:
+        del now["conditions.vector.names"]  # those of the data
     auto = {n: getattr(old.train, n) for n in ("precision", "compile") if getattr(new.train, n) == "auto"}
     hidden = {f"train.{n}" for n in auto}
     length = {f"train.{n}" for n in LENGTHS} | hidden
