@@ -14,12 +14,12 @@ from PIL import Image
 
 from inkwash import Condition, Config, Ddim, Flow, Heun, Linear, Sampling, UNet, load
 from inkwash.asking import Ask, condition_of, taken, takes
-from inkwash.codec import Pixels, Scaled
+from inkwash.codec import Latents, Pixels, Scaled
 from inkwash.conditions import ByImage, ByText, ByVector, Conditions, Edges, LowResolution, Masked
 from inkwash.edit import Decode, Vary
 from inkwash.model import Model, Plain
 from inkwash.modelfolder import save_model
-from inkwash.nets import DiT
+from inkwash.nets import DiT, TinyAutoencoder
 from inkwash.noise import Philox, Stream
 from inkwash.paths import VE
 from inkwash.pipeline import Pipeline
@@ -480,3 +480,25 @@ def test_rows_of_data_and_what_people_say_mean_the_same() -> None:
     for name in ("label", "tokens", "present", "vector", "image"):
         torch.testing.assert_close(getattr(given, name), getattr(want, name), rtol=0, atol=0, equal_nan=True)
     assert said.names == ("label", "text", "vector")
+
+
+def test_in_latents_a_picture_goes_through_the_codec_of_what_is_diffused() -> None:
+    """And a latent is hidden with its whole square of pixels."""
+    net = TinyAutoencoder(1, 2, 8, (1, 1), (1, 1))
+    torch.manual_seed(0)
+    codec = Latents(net, (0.1, -0.2), (0.5, 2.0), "f" * 64).bind(net.build().state_dict())
+    config = Config(
+        (2, 4, 4), UNet("tiny"), Linear(), X0(), Plain(), codec.config,
+        conditions=Conditions(image=ByImage(Masked())), sampling=Sampling(Ddim(), 1),
+    )  # fmt: skip
+    pipe = Pipeline(config, Model(Painter(), Linear(), X0(), Plain()), torch.device("cpu"), codec=codec)
+    image = np.random.default_rng(0).integers(0, 256, (8, 8, 1), dtype=np.uint8)
+    mask = np.zeros((8, 8), np.uint8)
+    mask[0, 1] = 255
+    seen = pipe.model.net.seen
+    pipe(1, image=image, mask=mask)
+    grey = image.copy()
+    grey[0, 1] = 128  # what is under the mask is no one's
+    want = codec.encode(torch.from_numpy(grey[None]))
+    want[:, :, 0, 0] = torch.nan
+    torch.testing.assert_close(seen[0].image[:1], want, rtol=0, atol=0, equal_nan=True)

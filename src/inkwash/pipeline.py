@@ -84,7 +84,7 @@ class Pipeline:
     """A loaded model, ready to draw: call it. See `load`.
 
     chunk: pictures in every forward pass, `CHUNK` by default; part of what a picture depends on, and of its settings.
-    codec: the config's with its weights, where it has any; ValueError where they are missing.
+    codec: the config's with its weights, where it has any; ValueError where they are missing. trust: as in `load`.
     """
 
     def __init__(
@@ -94,6 +94,7 @@ class Pipeline:
         device: torch.device,
         chunk: int | None = None,
         codec: Codec | None = None,
+        trust: bool = False,
     ) -> None:
         self.config = config
         self.model = model
@@ -101,6 +102,7 @@ class Pipeline:
         self.device = device
         self.chunk = chunk or (CHUNK.get(device.type, 8) if len(config.shape) == 3 else VECTORS)
         model.net.to(device).eval()
+        self.trust = trust
         self._encoder: Encoder | None = None
         self._weaker: dict[str, Pipeline] = {}
 
@@ -145,12 +147,12 @@ class Pipeline:
         How: steps: a number, or a decreasing list of times within [0, 1]; sampler: an instance or its name ("heun",
         "dpm++(order=3)"); eta: of DDIM, which it implies; guidance: 1 is off; rule: how it is done ("apg"); interval:
         of sigma/alpha, outside of which it is off; weak: another model, a run's folder, or RUN@STEP for an earlier step
-        of one, to push away from; grid: which times are visited ("karras"); path: another path than the model's to
-        sample along ("ve"); size: of the pictures, (height, width), or one number for both; the network has learned
-        that of training, the default, and draws others as it can; first: the number of the first of them: 64 from 1000
-        on are the last 64 of 1064; batch_size: how many are in flight at once (memory only: it changes no bit); edit:
-        start from a picture, or keep to one (`inkwash.edit`); watch is told the fraction done after every call; trace
-        sees each query and answer of the first batch.
+        of one, to push away from; grid: which times are visited ("karras"); path: another one to sample along ("ve");
+        size: of the pictures, (height, width), or one number for both; the network has learned that of training, the
+        default, and draws others as it can; first: the number of the first: 64 from 1000 on are the last 64 of 1064;
+        batch_size: how many are in flight at once (memory only: it changes no bit); edit: start from a picture, or keep
+        to one (`inkwash.edit`); watch is told the fraction done after every call; trace sees each query and answer of
+        the first batch.
 
         What is None comes from the model's own settings. Raises ValueError for what does not fit the model, saying what
         it takes.
@@ -183,9 +185,8 @@ class Pipeline:
         for number, start in enumerate(starts):
             kept = slice(max(first - start, 0), min(first + n - start, block))
             rows = _filled(start, kept.stop, self.chunk)
-            noise = Philox(seed, rows)
-            at = (rows - first).clamp(min=0)
-            told_rows = asked.rows(at, self.config, self.codec, shape, noise, self.device)
+            noise, at = Philox(seed, rows), (rows - first).clamp(min=0)
+            cond_here = asked.rows(at, self.config, self.codec, shape, noise, self.device)
             fallen, last = 0.0, float(times[0])
 
             def told(query: Query, answer: Denoised, number: int = number, kept: slice = kept) -> None:
@@ -200,7 +201,7 @@ class Pipeline:
 
             seen = None if watch is None and trace is None else told
             each = times.expand(-1, len(rows))
-            drawn = self._draw(rows, shape, told_rows, own, other, edit, each, noise, seen)
+            drawn = self._draw(rows, shape, cond_here, own, other, edit, each, noise, seen)
             pieces.append(self.codec.decode(drawn)[kept].cpu())  # before the cut, each in its place
         if watch is not None:
             watch(1.0)
@@ -210,13 +211,11 @@ class Pipeline:
             **({"first": first} if first else {}),
             **({} if shape == self.config.shape else {"size": list(self.config.codec.pictured(shape)[1:])}),
             **self.described(own),
-            "label": list(label) if isinstance(label, Sequence) and not isinstance(label, str) else label,
             **asked.settings,
-            **({} if other is None else {"weak": weak if isinstance(weak, str) else other.config.trained}),
+            **({} if other is None else {"weak": other.config.trained if weak is other else str(weak)}),
             **edit.settings(),
         }
-        array = torch.cat(pieces).numpy()
-        return Samples(array, asked.labels, settings, self.codec, asked.captions, asked.shown)
+        return Samples(torch.cat(pieces).numpy(), asked.labels, settings, self.codec, asked.captions, asked.shown)
 
     def encode(
         self,
@@ -355,8 +354,10 @@ class Pipeline:
             return None
         if not isinstance(weak, Pipeline):
             if str(weak) not in self._weaker:
-                precision: Literal["fp32", "bf16"] = "fp32" if self.model.autocast is None else "bf16"
-                self._weaker[str(weak)] = load(weak, device=str(self.device), precision=precision, chunk=self.chunk)
+                device, precise = str(self.device), self.model.autocast is None
+                self._weaker[str(weak)] = load(
+                    weak, device=device, precision="fp32" if precise else "bf16", chunk=self.chunk, trust=self.trust
+                )
             weak = self._weaker[str(weak)]
         check_alike(self.config, weak.config)
         return weak
@@ -396,4 +397,4 @@ def load(
         config, weights = weights_at(run, step, config)
         model.net.load_state_dict(weights)
     model.autocast = torch.bfloat16 if precision == "bf16" else None
-    return Pipeline(config, model, where, chunk, codec)
+    return Pipeline(config, model, where, chunk, codec, trust)

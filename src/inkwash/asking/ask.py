@@ -103,7 +103,8 @@ class Ask:
         if self.cond is not None:
             return _given(self.cond, config, n)
         told, conditions = self.given(), config.conditions
-        said: dict[str, Any] = {}
+        one = self.label is None or isinstance(self.label, str | int)
+        said: dict[str, Any] = {"label": self.label if one else [*self.label]}  # type: ignore[misc]  # a sequence
         words: list[list[str]] = []
         label = self._labels(config, n, first)
         names: tuple[str, ...] = ()
@@ -287,7 +288,7 @@ def _given(cond: Condition, config: Config, n: int) -> Asked:
     names: tuple[str, ...] = ()
     if cond.label is not None:
         names = tuple(config.classes[i] if i >= 0 else "any" for i in cond.label.tolist())
-    return Asked(cond, labels=names, captions=(), settings={"cond": "given"}, names=hideable(config))
+    return Asked(cond, labels=names, captions=(), settings={"label": None, "cond": "given"}, names=hideable(config))
 
 
 def _rows(cond: Condition) -> Tensor:
