@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -12,13 +13,14 @@ from torch import Tensor, nn
 from inkwash.drive import drive
 from inkwash.fewstep import Consistency, MeanFlow, Shortcut, SoFlow
 from inkwash.fewstep.flowmap import FlowMap, Jump, velocity_of
-from inkwash.model import Model
+from inkwash.guidance import Along
+from inkwash.model import CarriedInputs, EdmInputs, Indexed, Model, Plain, UnitVariance
 from inkwash.noise import Philox, Stream
-from inkwash.paths import VP, Linear
+from inkwash.paths import VE, VP, CosineBetas, Linear, Table
 from inkwash.samplers import Heun, Jumps
-from inkwash.targets import X0, Flow, V
+from inkwash.targets import X0, Carried, Edm, Eps, Flow, V
 from inkwash.times import LogitNormal, Uniform, draw
-from inkwash.types import Batch, Condition
+from inkwash.types import Batch, Condition, Path, Query
 
 MU = torch.tensor([0.4, -0.2, 0.1], dtype=torch.float64)
 LAM = torch.tensor([0.3, 1.0, 0.05], dtype=torch.float64)
@@ -282,3 +284,33 @@ def test_a_linear_network_learns_the_flow_map(loss: FlowMap) -> None:
         mean, one = x - model.mean_velocity(x, t, s, NOTHING)
     assert float((mean - MU).abs().max()) < 0.1
     assert float((one - mean - LAM.sqrt()).abs().max()) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("path", "target", "inputs"),
+    [
+        (VP(), V(), UnitVariance(0.6)),
+        (VP(), X0(), Plain()),
+        (Table(CosineBetas(steps=50)), V(), Indexed(50)),
+        (VE(), Edm(0.6), EdmInputs(0.6)),
+        (Linear(), Flow(), Plain()),
+    ],
+    ids=lambda part: type(part).__name__,
+)
+def test_a_trained_network_carried_to_the_linear_path_answers_as_along_it(path: Path, target: Any, inputs: Any) -> None:
+    """`Along` asks the model on its own path; carried inputs and target make it a model on the other."""
+
+    class Odd(nn.Module):
+        def forward(self, x: Tensor, t_emb: Tensor, s_emb: Tensor, cond: Condition) -> Tensor:
+            return torch.sin(3 * x) + x * (t_emb.double() / 700).cos()[:, None]
+
+    teacher = Model(Odd(), path, target, inputs)
+    student = Model(Odd(), Linear(), Carried(target, path), CarriedInputs(inputs, path), jumps=True)
+    j = jump()
+    t = j.t.clamp(max=0.9)
+    expected = Along(teacher, path, Linear())(Query(j.x, t, t), NOTHING)
+    found = student(Query(j.x, t, t), NOTHING)
+    torch.testing.assert_close(found.x0, expected.x0, rtol=1e-6, atol=1e-6)  # clocks in float32
+    torch.testing.assert_close(found.eps, expected.eps, rtol=1e-6, atol=1e-6)
+    with pytest.raises(ValueError, match="predicts the noise"):
+        Carried(Eps(), path)  # type: ignore[arg-type]

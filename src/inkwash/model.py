@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from inkwash.kinds import OneOf
-from inkwash.paths import Linear, ratio
-from inkwash.targets import check, estimates, inverse, trained_times
+from inkwash.paths import AnyPath, Linear, ratio
+from inkwash.targets import check, estimates, inverse, there, trained_times
 from inkwash.types import Coeffs, Component, Condition, Denoised, Factor, Path, Query, Target, carry, like
 
 
@@ -102,7 +102,26 @@ class EdmInputs(Component):
         return 250 * ratio(c).clamp(1e-4, 1e4).log()
 
 
-AnyInputs = Annotated[Plain | Indexed | UnitVariance | EdmInputs, OneOf()]
+@dataclass(frozen=True)
+class CarriedInputs(Component):
+    """On the linear path, what a network trained on `path` with `inputs` was shown: see `targets.Carried`."""
+
+    inputs: Annotated[Plain | Indexed | UnitVariance | EdmInputs, OneOf()]
+    path: AnyPath
+    kind: Literal["carried"] = field(default="carried", kw_only=True, repr=False)
+
+    def scale(self, c: Coeffs) -> Tensor:
+        """Its factor, and that from the linear path's scale to its path's."""
+        own = self.path(there(self.path, c))
+        return self.inputs.scale(own) * ((own.alpha**2 + own.sigma**2) / (c.alpha**2 + c.sigma**2)).sqrt()
+
+    def clock(self, t: Tensor, c: Coeffs) -> Tensor:
+        """Its clock at the time of the same sigma/alpha."""
+        t = there(self.path, c)
+        return self.inputs.clock(t, self.path(t))
+
+
+AnyInputs = Annotated[Plain | Indexed | UnitVariance | EdmInputs | CarriedInputs, OneOf()]
 """Inputs as a recipe names them."""
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from inkwash.kinds import OneOf
-from inkwash.paths import is_table
+from inkwash.paths import AnyPath, is_table, ratio
 from inkwash.types import Coeffs, Component, Denoised, Factor, Path, Target, like
 
 
@@ -86,8 +86,42 @@ class Edm(Component):
         return c.sigma / scale, -c.alpha * self.data_std**2 / scale
 
 
-AnyTarget = Annotated[X0 | Eps | V | Flow | Edm, OneOf()]
+Plain = Annotated[X0 | Eps | V | Flow | Edm, OneOf()]
+"""A target that is what it says at a path's own times."""
+
+
+@dataclass(frozen=True)
+class Carried(Component):
+    """What a network trained on `path` predicts, on the linear path: the target at the time of the same sigma/alpha.
+
+    With `inkwash.model.CarriedInputs` a trained network is a model on `Linear`, and its answers are those of
+    `guidance.Along`. Where the linear path has more noise than `path`, the network is asked at its path's end. Raises
+    ValueError for the noise as target: near t = 1 it does not determine the data.
+    """
+
+    target: Plain
+    path: AnyPath
+    kind: Literal["carried"] = field(default="carried", kw_only=True, repr=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.target, Eps):
+            raise ValueError(
+                "A network that predicts the noise cannot be carried over to the linear path: near t = 1 the noise "
+                "does not determine the data. Have it predict the velocity there (target = flow), which it learns soon."
+            )
+
+    def __call__(self, c: Coeffs) -> tuple[Tensor, Tensor]:
+        """The coefficients (a, b)."""
+        return self.target(self.path(there(self.path, c)))
+
+
+AnyTarget = Annotated[X0 | Eps | V | Flow | Edm | Carried, OneOf()]
 """A target as a recipe names it."""
+
+
+def there(path: Path, c: Coeffs) -> Tensor:
+    """The times of `path` with the sigma/alpha of c, a path's coefficients; its end where it has no such."""
+    return path.time(ratio(c).minimum(ratio(path(torch.ones((), dtype=torch.float64)))))
 
 
 def solve(c: Coeffs, ab: tuple[Tensor, Tensor], x: Tensor, y: Tensor) -> Denoised:
