@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 
-from inkwash.guidance import Apg, Cfg, CfgZero, Guided, Rescaled
+from inkwash.guidance import Apg, Cfg, CfgZero, Guided, Rescaled, Terms
 from inkwash.kinds import from_table, to_table
 from inkwash.paths import VE, Linear
 from inkwash.sampling import Sampling
@@ -28,7 +30,7 @@ def test_rule_and_interval_by_value_and_by_text() -> None:
     assert changed.changed(steps=7).rule == Rescaled(0.5)
     assert changed.changed(steps=7).interval == (0.3, 5.0)
     assert changed.changed(rule="cfg-zero").rule == CfgZero()
-    assert changed.changed(rule="cfg", interval="0,inf").interval == (0.0, math.inf)
+    assert changed.changed(rule="cfg", interval="(0, inf)").interval == (0.0, math.inf)
 
 
 @pytest.mark.parametrize(
@@ -92,3 +94,24 @@ def test_without_guidance_nothing_is_added_but_further_terms_are_followed() -> N
     both = Steered(label=cond.label, others=(Condition(torch.tensor([2, 2])),), weights=torch.tensor([[1.0], [0.5]]))
     torch.testing.assert_close(guided(q, both).x0.flatten(), torch.tensor([1 + 2.9, 2 + 0.5 * 2.9]))
     assert count.rows == [2, 2, 6]
+
+
+@dataclass(frozen=True)
+class Halfway:
+    """A user's rule: the mean of the two answers, times a number."""
+
+    times: float = 1.0
+
+    def __call__(self, terms: Terms) -> Denoised:
+        given, base = terms.given, terms.base
+        return Denoised(self.times * (given.x0 + base.x0) / 2, self.times * (given.eps + base.eps) / 2)
+
+
+def test_a_rule_of_ones_own_is_named_by_its_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "somebodys", sys.modules[__name__])
+    own = Sampling(guidance=2.0).changed(rule="somebodys:Halfway(times=3)")
+    assert own.rule == Halfway(3.0)
+    t = torch.full((1,), 0.5, dtype=torch.float64)
+    guided = own.guided(Count(), ("label",), Linear())
+    answer = guided(Query(torch.ones(1, 1), t, t), Condition(torch.tensor([1])))
+    assert answer.x0.item() == pytest.approx(3 * (2.0 + 0.1) / 2)

@@ -166,7 +166,7 @@ class Sampling(Component):
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    """The numbers of "0.3,5"."""
+    """The numbers of "0.3,5" or "(0.3, 5)"."""
     with suppress(ValueError):
-        return tuple(float(number) for number in text.split(","))
+        return tuple(float(number) for number in text.strip(" ()").split(","))
     raise ValueError(f"interval = {text!r} must be two values of sigma/alpha. Write it as in 0.3,5.")
