@@ -15,7 +15,7 @@ import torch
 
 from inkwash import MLP, Config, Ddim, Euler, Flow, Heun, Karras, Linear, Listed, Sampling, checkpoint
 from inkwash.codec import Standard
-from inkwash.evaluation.front import best, pareto, plot, table
+from inkwash.evaluation.front import best, curve, pareto, plot, table
 from inkwash.evaluation.likelihood import weights_hash
 from inkwash.evaluation.record import Measure, Record, append
 from inkwash.evaluation.sweep import SWEEP, Point, SweepError, adopt, axes, combinations, sweep
@@ -561,3 +561,31 @@ def test_what_does_not_fit_the_model_is_not_adopted(model: Path, tmp_path: Path)
     save_model(plain, plain.build().net.state_dict(), tmp_path / "plain")
     with pytest.raises(ValueError, match="needs a model with classes"):
         adopt(tmp_path / "plain", Sampling(guidance=2.0))
+
+
+def test_a_curve_is_of_one_setting_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A panel for every measure, in order of the scale; none where something else differs too, or nothing does."""
+    drawn: list[tuple[str, list[tuple[float, float]], float | None]] = []
+
+    def seen(lines: dict[str, list[Mark]], costs: Any, **named: Any) -> Any:
+        (marks,) = lines.values()
+        drawn.append((named["title"], [(m.costs[0], m.value) for m in marks], named["floor"]))
+        return front(lines, costs, **named)
+
+    monkeypatch.setattr("inkwash.evaluation.front.pictures.front", seen)
+    recall = replace(MEASURE, name="recall")
+
+    def at(guidance: float, **settings: Any) -> Point:
+        beside = Record(recall, 1 / guidance, floor=0.8, floor_n=50, better="higher")
+        return replace(point(2 * guidance, 9, guidance=guidance, **settings), also=(beside,))
+
+    points = [at(4.0), at(1.0), at(2.0)]
+    image = curve(points)
+    assert image is not None and image.width == 2 * 440
+    assert drawn == [
+        ("FD-raw", [(1, 2.0), (2, 4.0), (4, 8.0)], None),
+        ("recall", [(1, 1.0), (2, 0.5), (4, 0.25)], 0.8),
+    ]
+    assert curve([at(1.0), at(2.0, steps=7)]) is None and curve([at(1.0), at(1.0)]) is None
+    lines = table(points).splitlines()
+    assert "| recall |" in lines[0] and "| 0.25 " in lines[2] and "| 1 " in lines[3]

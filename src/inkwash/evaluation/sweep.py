@@ -261,7 +261,10 @@ def adopt(run: str | File, sampling: Sampling, *, trust: bool = False) -> Adopte
     before = config.sampling
     sampling.rehearse(config.path, config.target, learned_variance=config.learned_variance)
     if sampling.guidance != 1 and not hideable(config):
-        raise ValueError(f"guidance = {sampling.guidance} needs a model with classes, and {folder} has none.")
+        raise ValueError(
+            f"guidance = {sampling.guidance} needs a model with classes, or with another condition that training hides "
+            f"at times, and {folder} has none."
+        )
     with held(folder.parent) as free:  # training publishes the model as well, and only one process may
         if not free:
             raise ValueError(f"{folder.parent} is being trained, which saves the model with its own settings. Wait.")
