@@ -104,6 +104,8 @@ def test_a_straight_step_is_as_bright_as_it_is_high() -> None:
     turned = Edges().show(step.transpose(0, 2, 1, 3))
     assert (turned[0, :, :, 0] == edges[0, :, :, 0].T).all()
     assert (Edges().show(255 - step) == edges).all()  # the magnitude has no sign
+    ramp = np.broadcast_to(np.arange(0, 60, 10, dtype=np.uint8)[None, None, :, None], (1, 6, 6, 3))
+    assert Edges().show(ramp)[0, :, :, 0].tolist() == [[10, 20, 20, 20, 20, 10]] * 6  # over two pixels; one at a border
     full = Edges().show(step // 100 * 255)
     assert full.max() == 255 and full.dtype == np.uint8
     green = np.zeros((1, 6, 6, 3), np.uint8)
@@ -168,6 +170,10 @@ def test_masks_are_functions_of_the_number_and_have_their_law() -> None:
             counts = side.sum(1).bincount(minlength=length + 1)[length // 4 : length - length // 4 + 1]
             expected = len(inside) / len(counts)
             assert ((counts - expected).abs() < 5 * math.sqrt(expected)).all()
+    tall = hidden[box].any(2)
+    lowest = tall[tall.sum(1) == 4]  # a rectangle of four rows begins at any of 13, however high it is
+    starts = lowest.double().argmax(1).bincount(minlength=13)
+    assert len(starts) == 13 and ((starts - len(lowest) / 13).abs() < 5 * math.sqrt(len(lowest) / 13)).all()
     quarters = torch.stack([hidden[half][:, i, j] for i, j in ((0, 0), (0, -1), (-1, 0), (-1, -1))], 1)
     kinds, counts = quarters.unique(dim=0, return_counts=True)
     assert kinds.tolist() == [
