@@ -474,6 +474,8 @@ def test_rows_of_data_and_what_people_say_mean_the_same() -> None:
     )
     noise = Philox(5, torch.arange(2))
     given = condition_of(pipe.config, pipe.codec, rows, noise, "cpu")
+    paired = rows._replace(shown=255 - pictures)  # partners are for models that translate
+    assert torch.equal(condition_of(pipe.config, pipe.codec, paired, noise, "cpu").image, given.image)
     asked = Ask(["b", "a"], ["cat", "a longer one"], vector=vectors, image=pictures)
     said = asked.understood(pipe.config, 2, 0, (1, 8, 8), pipe._read)
     want = said.rows(torch.arange(2), pipe.config, pipe.codec, (1, 8, 8), noise, torch.device("cpu"))

@@ -47,8 +47,7 @@ def weights_at(run: str | File, step: int, config: Config) -> tuple[Config, Mapp
     own = config.ema or min(lengths.values())
     name = min(lengths, key=lambda one: abs(lengths[one] - own))
     weights = checkpoint.load(place, [f"{name}.safetensors"]).tensors[name]
-    full = {key: x.float() if x.is_floating_point() else x for key, x in weights.items()}
-    return replace(config, trained=about.get("trained", {}), ema=lengths[name]), full
+    return replace(config, trained=about.get("trained", {}), ema=lengths[name]), weights
 
 
 def _steps(place: File) -> dict[int, File]:
