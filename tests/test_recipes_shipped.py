@@ -16,11 +16,13 @@ from typer.testing import CliRunner
 from inkwash.cli.app import app
 from inkwash.codec import LatentCodec, Latents
 from inkwash.codecfolder import save_codec
+from inkwash.conditions import Conditions
 from inkwash.data import load
 from inkwash.kinds import to_table
 from inkwash.nets import PRESETS
 from inkwash.nets.autoencoder import KLAutoencoder
 from inkwash.recipes import Recipe, builtin_names, read_recipe, write_recipe
+from inkwash.text import Encoder, MiniLm
 from inkwash.training.setup import set_up
 from inkwash.types import Given
 
@@ -28,11 +30,15 @@ torch.set_num_threads(1)
 
 MADE = {
     "annotated-fashion-mnist": ((1, 28, 28), 0, 6_983_073),
+    "cifar10-labels": ((3, 32, 32), 10, 11_054_572),
     "cosine-64": ((3, 64, 64), 10, 11_152_012),
     "ddpm-cifar10": ((3, 32, 32), 10, 35_751_939),
     "dit-s": ((4, 16, 16), 10, 32_478_736),
+    "emoji-text": ((3, 64, 64), 0, 6_270_988),
+    "emoji-translation": ((3, 64, 64), 0, 5_390_476),
     "fashion-mnist": ((1, 28, 28), 10, 2_031_172),
     "latent-64": ((4, 16, 16), 10, 4_545_892),
+    "super-resolution-64": ((3, 64, 64), 0, 4_796_044),
     "swiss-roll": ((2,), 0, 231_810),
 }
 """What each diffuses, its classes, and the parameters of its network."""
@@ -66,10 +72,15 @@ def test_networks_have_the_parameters_that_are_said(name: str) -> None:
     recipe = read_recipe(name)
     assert recipe.net is not None
     with torch.device("meta"):
-        net = recipe.net.build(shape, Given(classes), 2 if recipe.learns_variance else 1)
+        net = recipe.net.build(shape, given(recipe, shape, classes), 2 if recipe.learns_variance else 1)
     assert sum(p.numel() for p in net.parameters()) == parameters
     said = re.findall(r": ([\d.]+)M parameters", files("inkwash.recipes").joinpath(f"{name}.toml").read_text())
     assert said in ([], [f"{parameters / 1e6:.1f}"])
+
+
+def given(recipe: Recipe, shape: tuple[int, ...], classes: int) -> Given:
+    told = recipe.conditions or Conditions()
+    return Given(classes, tokens=told.text.encoder.width if told.text else 0, image=shape[0] if told.image else 0)
 
 
 @pytest.mark.parametrize("name", MADE)
@@ -85,7 +96,13 @@ def test_what_is_left_open_is_stated_when_a_run_is_set_up(
         size = recipe.data.size or shape[1:]
         recipe = replace(recipe, data=replace(recipe.data, source="shapes", size=size, channels=channels, limit=6))
     recipe = replace(recipe, net=replace(recipe.net, **SMALLER.get(name, {})))
-    setup = set_up(recipe, load(recipe.data))
+    data = load(replace(recipe.data, pairs=None))
+    if recipe.conditions is not None:  # texts in no time, and partners
+        monkeypatch.setattr(MiniLm, "bind", lambda self, device="cpu": a_reader())
+        data = replace(data, captions=("a b",) * len(data), shown=data.images)
+    setup = set_up(recipe, data)
+    assert setup.recipe.conditions == setup.config.conditions
+    assert setup.config.given == given(recipe, shape, len(setup.config.classes))
     assert setup.config.shape == shape and len(setup.config.classes) == (
         min(classes, 10) and len(setup.dataset.classes)
     )
@@ -94,6 +111,15 @@ def test_what_is_left_open_is_stated_when_a_run_is_set_up(
     assert setup.recipe.train.precision in ("fp32", "bf16") and setup.recipe.train.compile is False
     (tmp_path / "r.toml").write_text(write_recipe(setup.recipe))
     assert read_recipe(tmp_path / "r.toml") == setup.recipe
+
+
+def a_reader() -> Encoder:
+    """Of tokens that are all zero, as wide as MiniLM's."""
+
+    def read(text: str) -> list[int]:
+        return [1] * len(text.split())
+
+    return Encoder(384, 64, "0" * 64, torch.device("cpu"), read, read, lambda ids: torch.zeros(*ids.shape, 384))
 
 
 SMALLER = {"dit-s": {"width": 32, "heads": 2}, "ddpm-cifar10": {"widths": (32, 32, 32, 32)}}

@@ -139,7 +139,13 @@ def set_up(
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.train.seed)
-        model = config.build()
+        try:
+            model = config.build()
+        except ValueError as error:
+            if recipe.conditions is not None or not told.names:
+                raise
+            without = ", ".join(f"--{name} none" for name in told.names)
+            raise ValueError(f"{error} What the data have besides is left out with {without}.") from error
     said = list(notes(recipe, told, dataset))
     if start is not None:
         start.check_codec(description)
