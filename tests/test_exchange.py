@@ -21,6 +21,7 @@ import inkwash
 from inkwash import checkpoint
 from inkwash.codec import Latents, Pixels
 from inkwash.codecfolder import save_codec
+from inkwash.conditions import ByImage, ByText, ByVector, Conditions, Grey
 from inkwash.exchange import Compared, comparing, dit_names, from_diffusers, from_dit, to_diffusers
 from inkwash.exchange import theirs as theirs_module
 from inkwash.exchange.schedules import from_scheduler, to_scheduler
@@ -424,6 +425,25 @@ def test_what_draws_otherwise_is_not_published(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(ValueError, match=r"they differ by at most .* Nothing was written"):
         to_diffusers(run, tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("net", [SMALL, DiT(depth=1, width=16, heads=2)])
+@pytest.mark.parametrize(
+    ("conditions", "words"),
+    [
+        (Conditions(text=ByText()), "text tokens too"),
+        (Conditions(vector=ByVector(("angle",), (0.0,), (1.0,))), "a vector of numbers too"),
+        (Conditions(image=ByImage(Grey())), "a picture beside x too"),
+    ],
+)
+def test_a_model_told_more_than_labels_has_no_place_there(
+    tmp_path: Path, net: ClassicUNet | DiT, conditions: Conditions, words: str
+) -> None:
+    config = replace(PLAIN, net=net, conditions=conditions)
+    run = saved(config, tmp_path / "model")
+    with pytest.raises(ValueError, match=rf"a time and a label.* of {words}\. .*--to onnx or --to torch-export"):
+        to_diffusers(run, tmp_path / "there")
+    assert not (tmp_path / "there").exists()
 
 
 def test_networks_they_do_not_have_are_refused(tmp_path: Path) -> None:

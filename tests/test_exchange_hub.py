@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import inspect
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,10 +18,13 @@ import pytest
 
 import inkwash
 from inkwash import checkpoint
+from inkwash.conditions import ByImage, ByText, ByVector, Conditions, Grey
 from inkwash.evaluation import append, evaluation_folder, weights_hash
 from inkwash.evaluation.record import Measure, Record
 from inkwash.exchange import pull, push
+from inkwash.exchange.hub import card_of
 from inkwash.features import DinoV2, Inception
+from inkwash.modelfolder import read_config, save_model
 from inkwash.pictures import read_settings
 from inkwash.recipes import InLatents, read_recipe, write_recipe
 from inkwash.training import train
@@ -138,6 +142,7 @@ def test_no_place_on_this_disk_is_pushed(run: Path, there: type[Hub]) -> None:
     file = run / "recipe.toml"
     recipe = read_recipe(file)
     train = dataclasses.replace(recipe.train, init_from="/home/secret/runs/first/model")
+    recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, pairs="/home/secret/line-drawings"))
     features = Inception(weights="~/secret/inception.pth")
     for inception in (features, Inception(weights="/home/secret/inception.pth"), DinoV2()):
         evaluation = dataclasses.replace(recipe.evaluation, features=inception)
@@ -149,8 +154,32 @@ def test_no_place_on_this_disk_is_pushed(run: Path, there: type[Hub]) -> None:
         assert b"secret" not in everything
         pushed = read_recipe(repo / "recipe.toml")
         assert pushed.train.init_from == "first"
+        assert pushed.data.pairs == "line-drawings"
         assert pushed.codec == InLatents("photos-codec", "f" * 64)
     assert pushed.evaluation.features == DinoV2()  # a name on a hub, which is no place here
+
+
+@pytest.mark.parametrize(
+    ("conditions", "task"),
+    [
+        (Conditions(), "unconditional-image-generation"),
+        (Conditions(text=ByText()), "text-to-image"),
+        (Conditions(text=ByText(), image=ByImage(Grey())), "image-to-image"),
+        (Conditions(vector=ByVector(("angle",))), None),
+    ],
+)
+def test_a_card_says_what_the_model_is_asked_for(trained: Path, conditions: Conditions, task: str | None) -> None:
+    config = dataclasses.replace(read_config(trained / "model"), classes=(), conditions=conditions)
+    head = card_of(config, "# A model", "me/tiny", "", "CC0", samples=False).split("---")[1]
+    assert re.findall(r"pipeline_tag: (.*)", head) == ([task] if task else [])
+
+
+def test_a_model_that_always_sees_a_picture_is_pushed_without_samples(run: Path, there: type[Hub]) -> None:
+    config = dataclasses.replace(read_config(run / "model"), conditions=Conditions(image=ByImage(Grey())))
+    save_model(config, config.network().state_dict(), run / "model")
+    push(run, "me/shown", licence="CC0")
+    assert not (there.root / "me/shown/samples.png").exists()
+    assert "samples.png" not in (there.root / "me/shown/README.md").read_text()
 
 
 def test_a_card_may_be_edited_on_the_hub_but_no_other_file(run: Path, there: type[Hub]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path as File
 from typing import Any
 
 from inkwash import checkpoint, gallery, pictures
+from inkwash.asking import hideable
 from inkwash.data.generated import POINTS
 from inkwash.evaluation import evaluation_folder, measured_lines, newest, read_records, weights_hash
 from inkwash.exchange.staging import needs
@@ -62,7 +63,8 @@ def push(
         place = File(temporary) / "model"
         copies = {file: model / file for file in _listed(model) if file != _CARD}
         sheet = File(temporary) / "samples.png"
-        if len(config.shape) == 3 or config.shape == (2,):
+        needed = set(config.conditions.names) - set(hideable(config))  # without which it draws nothing
+        if (len(config.shape) == 3 or config.shape == (2,)) and not needed:
             pipe = load(run, trust=trust)
             samples = pipe(_count(config), seed=0, watch=watch)
             copies["samples.png"] = pictures.save_png(gallery.sheet(samples), sheet, samples.settings)
@@ -111,7 +113,7 @@ def card_of(config: Config, card: str, name: str, recipe: str, licence: str, sam
     head = [
         "---",
         "library_name: inkwash",
-        *(["pipeline_tag: unconditional-image-generation"] if pictured and not config.classes else []),
+        *([f"pipeline_tag: {task}"] if pictured and (task := _task(config)) else []),
         "tags:",
         "- diffusion",
         *(["- image-generation"] if pictured else []),
@@ -126,6 +128,14 @@ def card_of(config: Config, card: str, name: str, recipe: str, licence: str, sam
     if recipe:
         sections.append(f"## Recipe\n\n```toml\n{recipe.rstrip()}\n```")
     return "\n".join(head) + "\n\n".join(sections) + "\n"
+
+
+def _task(config: Config) -> str:
+    """What the hub calls drawing such pictures; "" for what it has no name for."""
+    told = config.conditions
+    if told.image or told.text:
+        return "image-to-image" if told.image else "text-to-image"
+    return "" if config.classes or told.vector else "unconditional-image-generation"
 
 
 def _measured(run: str | File, card: str) -> str:
@@ -145,7 +155,7 @@ def _written(recipe: Recipe | None) -> str:
     """A recipe with the names of files and folders, but not their places here, nobody else's business; "" for none."""
     if recipe is None:
         return ""
-    start, codec = recipe.train.init_from, recipe.codec
+    start, codec, pairs = recipe.train.init_from, recipe.codec, recipe.data.pairs
     features: Any = recipe.evaluation.features
     weights = File(getattr(features, "weights", "")).expanduser()
     if weights.name and (weights.is_absolute() or weights.exists()):  # else it is a name on a hub
@@ -153,7 +163,7 @@ def _written(recipe: Recipe | None) -> str:
     return write_recipe(
         replace(
             recipe,
-            data=replace(recipe.data, source=File(recipe.data.source).resolve().name),
+            data=replace(recipe.data, source=File(recipe.data.source).resolve().name, pairs=pairs and File(pairs).name),
             train=replace(recipe.train, init_from=start and _run(start)),
             codec=codec and replace(codec, folder=_run(codec.folder)),
             evaluation=replace(recipe.evaluation, features=features),

@@ -8,6 +8,7 @@ from inkwash._version import __version__
 from inkwash.exchange.comparing import default_steps
 from inkwash.exchange.schedules import FLOW
 from inkwash.exchange.theirs import ROOMS, Theirs
+from inkwash.guidance import Cfg
 from inkwash.modelfolder import Config
 
 _DRAW = '''\
@@ -120,5 +121,7 @@ def readme(config: Config, theirs: Theirs, scheduler: str, ready: str | None, co
             f"{default_steps(config, 10**9)}.",
             "",
         ]
+    if own.guidance != 1 and (own.interval or own.rule != Cfg()):
+        lines += ["Guidance there is plain, at all times: the model's own rule and interval have no place in it.", ""]
     lines += ["Checked when this was written, against inkwash from the same noise:", "", *(f"- {c}" for c in compared)]
     return "\n".join(lines) + "\n"

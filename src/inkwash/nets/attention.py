@@ -159,8 +159,9 @@ class Text(nn.Module):
                 f"Condition(tokens=..., present=...); a row without any present is the null text."
             )
         present = cond.present.to(x.device)
-        tokens = cond.tokens.to(x.device, self.null.dtype).masked_fill(~present[:, :, None], 0)  # they may hold NaN
-        if torch.is_autocast_enabled(x.device.type):  # once, and not by each layer that reads them
-            tokens = tokens.to(torch.get_autocast_dtype(x.device.type))
+        kind, dtype = x.device.type, self.null.dtype
+        if torch.is_autocast_enabled(kind):  # cast once, and not by each layer that reads them
+            dtype = torch.get_autocast_dtype(kind)
+        tokens = cond.tokens.to(x.device, dtype).masked_fill(~present[:, :, None], 0)  # they may hold NaN
         mask = torch.cat([present.new_ones(present.shape[0], 1), present], dim=1)[:, None, None]
         return Words(self.null, tokens, mask)
