@@ -18,7 +18,7 @@ import pytest
 
 import inkwash
 from inkwash import checkpoint
-from inkwash.conditions import ByImage, ByText, ByVector, Conditions, Grey
+from inkwash.conditions import ByImage, ByText, ByVector, Conditions, Grey, Paired
 from inkwash.evaluation import append, evaluation_folder, weights_hash
 from inkwash.evaluation.record import Measure, Record
 from inkwash.exchange import pull, push
@@ -142,7 +142,8 @@ def test_no_place_on_this_disk_is_pushed(run: Path, there: type[Hub]) -> None:
     file = run / "recipe.toml"
     recipe = read_recipe(file)
     train = dataclasses.replace(recipe.train, init_from="/home/secret/runs/first/model")
-    recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, pairs="/home/secret/line-drawings"))
+    data = dataclasses.replace(recipe.data, pairs="/home/secret/line-drawings")
+    recipe = dataclasses.replace(recipe, data=data, conditions=Conditions(image=ByImage(Paired())))
     features = Inception(weights="~/secret/inception.pth")
     for inception in (features, Inception(weights="/home/secret/inception.pth"), DinoV2()):
         evaluation = dataclasses.replace(recipe.evaluation, features=inception)
