@@ -18,7 +18,7 @@ SRC = ROOT / "src" / "inkwash"
 # A room is a module or a package directly below inkwash. Each layer may import itself and the layers above it.
 LAYERS = {
     "core": ["types", "noise", "kinds", "paths", "ode", "targets", "times", "grids", "model", "guidance", "drive"],
-    "methods": ["samplers", "bound", "likelihood", "objectives", "edit"],
+    "methods": ["samplers", "bound", "likelihood", "fewstep", "objectives", "edit"],
     "parts": ["nets", "codec", "data", "optim", "device", "ranks", "features", "text", "conditions"],
     "application": [
         "checkpoint",
@@ -27,6 +27,7 @@ LAYERS = {
         "sampling",
         "earlier",
         "asking",
+        "samples",
         "pipeline",
         "editing",
         "pictures",
@@ -38,6 +39,7 @@ LAYERS = {
         "recipes",
         "autoencoding",
         "exchange",
+        "distilling",
     ],
     "faces": ["cli"],
 }

@@ -21,7 +21,8 @@ from inkwash.gallery import sheet
 from inkwash.model import Plain
 from inkwash.modelfolder import save_model
 from inkwash.pictures import grid, read_settings
-from inkwash.pipeline import Pipeline, Samples
+from inkwash.pipeline import Pipeline
+from inkwash.samples import Samples
 from letters import Letters
 
 NET = UNet("tiny", widths=(16, 16), depth=1, attention=(1,))

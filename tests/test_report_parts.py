@@ -131,7 +131,7 @@ def test_large_pictures_are_reduced_and_not_pixelled(tmp_path: Path) -> None:
         config = made
 
         def __call__(self, n: int, trace: Any, **_: Any) -> Any:
-            from inkwash.pipeline import Samples
+            from inkwash.samples import Samples
             from inkwash.types import Denoised, Query
 
             x = torch.zeros(n, 1, 128, 128)

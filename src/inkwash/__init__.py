@@ -95,7 +95,7 @@ if TYPE_CHECKING:
         SigmoidSchedule,
         Table,
     )
-    from inkwash.pipeline import Pipeline, Samples, load
+    from inkwash.pipeline import Pipeline, load
     from inkwash.recipes import Evaluation, InLatents, Recipe, RecipeError, Train, read_recipe
     from inkwash.samplers import (
         Adams,
@@ -109,6 +109,7 @@ if TYPE_CHECKING:
         RungeKutta,
         UniPC,
     )
+    from inkwash.samples import Samples
     from inkwash.sampling import Sampling
     from inkwash.targets import X0, Edm, Eps, Flow, V
     from inkwash.text import T5, Clip, MiniLm
@@ -176,7 +177,8 @@ _WHERE = {
         *("CosineBetas", "CosineSchedule", "Linear", "LinearBetas", "LinearSchedule", "QuadraticBetas", "Shifted"),
         *("SigmoidBetas", "SigmoidSchedule", "Table", "VE", "VP"),
     ],
-    "pipeline": ["Pipeline", "Samples", "load"],
+    "pipeline": ["Pipeline", "load"],
+    "samples": ["Samples"],
     "recipes": ["Evaluation", "InLatents", "Recipe", "RecipeError", "Train", "read_recipe"],
     "sampling": ["Sampling"],
     "samplers": ["Adams", "Ancestral", "Ddim", "Deis", "DpmSolver", "Euler", "Heun", "Ipndm", "RungeKutta", "UniPC"],

@@ -15,8 +15,9 @@ import numpy as np
 from inkwash import pictures
 from inkwash.grids import AnyGrid, Listed
 from inkwash.kinds import from_text, in_text
-from inkwash.pipeline import Pipeline, Samples
+from inkwash.pipeline import Pipeline
 from inkwash.samplers import AnySampler
+from inkwash.samples import Samples
 from inkwash.sampling import MOST_STEPS, Sampling
 from inkwash.types import Denoised, Query
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from inkwash.data.decode import Framing
-    from inkwash.pipeline import Pipeline, Samples
+    from inkwash.pipeline import Pipeline
+    from inkwash.samples import Samples
 
 
 def read_picture(source: str, config: Config, *, shrink: int = 1, split: Literal["train", "test"] = "train") -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from inkwash import pictures
 from inkwash.codec import Codec
 from inkwash.noise import Philox, Stream
-from inkwash.pipeline import Samples
+from inkwash.samples import Samples
 from inkwash.types import Denoised, Path, Query, like
 
 if TYPE_CHECKING:

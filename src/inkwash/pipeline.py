@@ -7,7 +7,6 @@ drawn with it, nor in batches of which size.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path as File
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from inkwash._version import __version__
 from inkwash.asking import Ask, check_alike, encoder_of, hideable, takes
-from inkwash.codec import Codec, Pixels
+from inkwash.codec import Codec
 from inkwash.device import pick_device
 from inkwash.drive import Watch, drive
 from inkwash.earlier import split_step, weights_at
@@ -27,14 +26,12 @@ from inkwash.kinds import to_table
 from inkwash.model import Model, Prepared
 from inkwash.modelfolder import Config, load_whole
 from inkwash.noise import Philox, Stream
+from inkwash.samples import Samples
 from inkwash.sampling import Sampling
 from inkwash.targets import check
 from inkwash.types import Condition, Denoised, Denoiser, Path, Query, Sampler
 
 if TYPE_CHECKING:
-    import numpy as np
-    from PIL.Image import Image
-
     from inkwash.text import Encoder, Tokens
 
 CHUNK = {"cpu": 2, "mps": 32, "cuda": 64}
@@ -46,38 +43,6 @@ batches, and spare a single picture six others.
 
 VECTORS = 2048
 """Vectors in every forward pass; each is a thousandth of a picture's work."""
-
-
-@dataclass(frozen=True)
-class Samples:
-    """What a pipeline drew: `array` [n, H, W, C] uint8 (floats for models of floats, [n, D] for vectors) and how.
-
-    labels: the class name of each, or () without classes; settings: everything needed to draw them again, but for
-    pictures, of which it has the SHA-256; captions: what was asked of each in words, or () where nothing was; shown:
-    the pictures uint8 [n, H, W, C] that the model was shown, or None.
-    """
-
-    array: np.ndarray
-    labels: tuple[str, ...]
-    settings: dict[str, Any]
-    codec: Codec = field(default_factory=Pixels)
-    captions: tuple[str, ...] = ()
-    shown: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.array)
-
-    def __getitem__(self, i: int) -> Image:
-        """Sample i as a picture."""
-        from PIL.Image import fromarray
-
-        picture = replace(self, array=self.array[[i]]).pictures()[0]
-        return fromarray(picture[..., 0] if picture.shape[-1] < 3 else picture[..., :3])
-
-    def pictures(self) -> np.ndarray:
-        """All samples as 8-bit pictures [n, H, W, C]."""
-        shown: np.ndarray = self.codec.picture(torch.from_numpy(self.array)).numpy()
-        return shown
 
 
 class Pipeline:
@@ -259,6 +224,14 @@ class Pipeline:
         shown = asked.rows(rows, self.config, self.codec, tuple(x0.shape[1:]), Philox(seed, rows), self.device)
         x0 = x0.to(self.device)
         return invert(own.method, self._denoiser(own, None, times, x0), along, x0, times[:, None].expand(-1, n), shown)
+
+    def ends(self, rows: Tensor, cond: Condition, own: Sampling, seed: int) -> Tensor:
+        """Where the samples of the numbers `rows` [n] end, as they are diffused: x [n, *shape], not decoded.
+
+        cond: what each is asked for, as `asking.condition_of` gives it; own: `settings`.
+        """
+        times = own.times(self.model.path).expand(-1, len(rows))
+        return self._draw(rows, self.config.shape, cond, own, None, Edit(), times, Philox(seed, rows), None)
 
     def _denoiser(self, own: Sampling, weak: Pipeline | None, times: Tensor, x: Tensor) -> Denoiser:
         """The model asked as these settings say, whole chunks of rows like x's at these times [N]."""

@@ -14,7 +14,8 @@ from inkwash.cli.wishes import Wishes, wishes
 from inkwash.cli.words import check_ending, frame_of, free_name, say, some
 
 if TYPE_CHECKING:
-    from inkwash.pipeline import Pipeline, Samples
+    from inkwash.pipeline import Pipeline
+    from inkwash.samples import Samples
 
 _what, _how, _where = (partial(typer.Option, rich_help_panel=name) for name in ("What", "How", "Where to"))
 

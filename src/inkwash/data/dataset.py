@@ -31,7 +31,7 @@ class Rows(NamedTuple):
 
     What else a data set has of its examples, or None: vectors [B, V] float32, NaN where a number is not known; shown,
     pictures to be shown to a model, laid out as images; tokens [B, L, W] float16 of their captions, and present
-    [B, L] bool, which of them there are.
+    [B, L] bool, which of them there are; noise: the seed and the numbers [B] of the noise they belong to.
     """
 
     images: Array
@@ -40,6 +40,7 @@ class Rows(NamedTuple):
     shown: Array | None = None
     tokens: Array | None = None
     present: Array | None = None
+    noise: tuple[int, npt.NDArray[np.int64]] | None = None
 
 
 class Texts(Protocol):
@@ -74,6 +75,8 @@ class Dataset:
     shown: the picture shown to a model with each example, laid out as `images`: its partner (`DataSpec.pairs`), or, in
     latents, what the model's task makes of it; and shown_mirrored, as `mirrored`; or None.
     tokens: [N, L, W] float16 of the captions, by a text encoder, and lengths [N], how many each has; or None.
+    noise: the seed of the noise from which a model drew each example, by its number; images are then what is diffused,
+    float16. None for examples that belong to no noise.
     """
 
     name: str
@@ -93,6 +96,7 @@ class Dataset:
     shown_mirrored: Array | None = None
     tokens: Texts | None = None
     lengths: Array | None = None
+    noise: int | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -120,6 +124,7 @@ class Dataset:
             shown=None if self.shown is None else _turned(self.shown, self.shown_mirrored, i, turned),
             tokens=tokens,
             present=present,
+            noise=None if self.noise is None else (self.noise, i),
         )
 
 

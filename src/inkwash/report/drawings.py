@@ -15,7 +15,8 @@ import torch
 
 from inkwash import gallery, pictures
 from inkwash.grids import Listed
-from inkwash.pipeline import Pipeline, Samples
+from inkwash.pipeline import Pipeline
+from inkwash.samples import Samples
 from inkwash.training.run import PREVIEW_STEPS
 
 if TYPE_CHECKING:

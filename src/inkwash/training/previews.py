@@ -15,7 +15,7 @@ from inkwash.types import Condition
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from inkwash.pipeline import Samples
+    from inkwash.samples import Samples
 
 SEED = 0
 """Of what a condition draws, such as where a picture is hidden: the same in every run."""

@@ -1,0 +1,180 @@
+"""Pairs of noise and the picture a teacher's flow makes of it, drawn once and kept packed (reflow: Liu et al. 2023).
+
+The noise of pair i is a function of the seed and i, so only the picture is stored: as it is diffused, before a codec
+decodes it, float16. Pairs are drawn in shards, which are the unit of resuming, and of sharing the work among ranks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path as File
+
+import numpy as np
+import torch
+
+from inkwash.asking import condition_of
+from inkwash.data import Dataset, order
+from inkwash.data.cache import cache_dir, sync
+from inkwash.data.dataset import Array, Texts
+from inkwash.edit import check_deterministic
+from inkwash.kinds import to_table
+from inkwash.noise import Philox
+from inkwash.pipeline import Pipeline
+from inkwash.ranks import Ranks
+from inkwash.sampling import Sampling
+
+SHARD = 512
+"""Pairs between two marks of how far it is: what is lost when the process is killed."""
+
+BLOCK = 128
+"""Pairs in flight at once: memory only."""
+
+FORMAT = 1
+"""The version of the layout: x0.bin, a mark of every shard while it is drawn, and pairs.json when it is whole."""
+
+Told = Callable[[str, int, int], None]
+"""Told what is being done, and how much of how much of it is done."""
+
+
+def pairs(
+    pipe: Pipeline,
+    teacher: str,
+    data: Dataset,
+    own: Sampling,
+    n: int,
+    *,
+    seed: int = 0,
+    ranks: Ranks | None = None,
+    progress: Told | None = None,
+    cache: File | None = None,
+) -> Dataset:
+    """`data` with n pictures of the teacher's in place of its own, and in `Dataset.noise` the seed of their noise.
+
+    pipe, teacher: the model and the SHA-256 of its weights; data: as it is trained on, with its conditions: pair i is
+    asked for what row i of them shows, in a fixed random order and as often round as it takes; own: how they are drawn.
+    Found again in the cache by all of these; a build that was killed goes on at its shard, and of several ranks each
+    draws its share. progress: told (what, done, total). Raises ValueError for a sampler that adds noise: what it draws
+    does not belong to where it began.
+    """
+    ranks = ranks or Ranks()
+    check_deterministic(own.method, own.path or pipe.model.path, own.times(pipe.model.path))
+    rows = np.resize(order(seed, 0, len(data)), n)
+    ingredients = [FORMAT, teacher, data.fingerprint, to_table(own), n, seed, pipe.chunk, str(pipe.model.autocast)]
+    key = hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", data.name).lstrip(".")[:48]
+    folder = (cache or cache_dir()) / "pairs" / f"{name}-{key[:16]}"
+    shape = pipe.config.shape
+    stored = (n, *shape[1:], shape[0])  # channels last; of points [n, D]
+    if not _whole(folder, stored):
+        _draw(folder, stored, pipe, data, own, rows, seed, ranks, progress)
+    x0 = np.memmap(folder / "x0.bin", np.float16, "r", shape=stored).view(np.ndarray)
+    return replace(
+        data,
+        name=f"pairs of {data.name}",
+        images=x0,
+        labels=None if data.labels is None else data.labels[rows],
+        captions=None if data.captions is None else tuple(data.captions[i] for i in rows),
+        fingerprint=key,
+        generated=True,
+        flip=False,
+        folder=folder,
+        mirrored=None,
+        vectors=None if data.vectors is None else data.vectors[rows],
+        shown=None if data.shown is None else data.shown[rows],
+        shown_mirrored=None,
+        tokens=None if data.tokens is None else _Picked(data.tokens, rows),
+        lengths=None if data.lengths is None else data.lengths[rows],
+        noise=seed,
+    )
+
+
+@dataclass(frozen=True)
+class _Picked:
+    """The texts `rows` of others, as `data.dataset.Texts`."""
+
+    texts: Texts
+    rows: Array
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return len(self.rows), *self.texts.shape[1:]
+
+    def __getitem__(self, index: Array) -> Array:
+        return self.texts[self.rows[index]]
+
+
+def _draw(
+    folder: File,
+    stored: tuple[int, ...],
+    pipe: Pipeline,
+    data: Dataset,
+    own: Sampling,
+    rows: Array,
+    seed: int,
+    ranks: Ranks,
+    progress: Told | None,
+) -> None:
+    """Draw the shards that have no mark, this rank its share of them, and publish the folder when all have one."""
+    n, staged = len(rows), folder.with_name(f".partial-{folder.name}")
+    if ranks.first:
+        staged.mkdir(parents=True, exist_ok=True)
+        size = int(np.prod(stored, dtype=np.int64)) * 2
+        if (free := shutil.disk_usage(staged).free) < size:
+            raise OSError(
+                f"{n:,} pairs need {size / 2**20:,.0f} MiB in {staged.parent}, where {free / 2**20:,.0f} are."
+            )
+        with (staged / "x0.bin").open("ab") as file:
+            file.truncate(size)
+    ranks.barrier()
+    shards = range(-(-n // SHARD))
+    missing = [k for k in shards if not _mark(staged, k).exists()]
+    mine = missing[ranks.rank :: ranks.world]
+    out = np.memmap(staged / "x0.bin", np.float16, "r+", shape=stored)
+    told = n - sum(min(SHARD, n - k * SHARD) for k in missing)
+    for k in mine:
+        for start in range(k * SHARD, min((k + 1) * SHARD, n), BLOCK):
+            numbers = np.arange(start, min(start + BLOCK, (k + 1) * SHARD, n))
+            out[numbers] = _ends(pipe, data, own, rows, numbers, seed)
+            told += len(numbers) * ranks.world
+            if progress is not None:
+                progress("Drawing pairs", min(told, n), n)
+        out.flush()
+        _mark(staged, k).touch()
+    ranks.barrier()
+    if ranks.first:
+        (staged / "pairs.json").write_text(json.dumps({"format": FORMAT, "shape": stored}), encoding="utf-8")
+        for k in shards:
+            _mark(staged, k).unlink()
+        sync(staged)
+        shutil.rmtree(folder, ignore_errors=True)
+        staged.replace(folder)
+    ranks.barrier()
+
+
+def _ends(pipe: Pipeline, data: Dataset, own: Sampling, rows: Array, numbers: Array, seed: int) -> Array:
+    """What pairs of these numbers end in, as it is stored."""
+    index = torch.from_numpy(numbers)
+    cond = condition_of(pipe.config, pipe.codec, data.take(rows[numbers]), Philox(seed, index), pipe.device)
+    x = pipe.ends(index, cond, own, seed)
+    stored: Array = (x.movedim(1, -1) if x.ndim == 4 else x).cpu().numpy().astype(np.float16)
+    if not np.isfinite(stored).all():
+        raise ValueError(f"Pairs {numbers[0]} to {numbers[-1]} are not finite in float16: the teacher fails on them.")
+    return stored
+
+
+def _mark(staged: File, shard: int) -> File:
+    return staged / f"shard-{shard:06d}.done"
+
+
+def _whole(folder: File, stored: tuple[int, ...]) -> bool:
+    try:
+        table = json.loads((folder / "pairs.json").read_text(encoding="utf-8"))
+        size = (folder / "x0.bin").stat().st_size
+    except (OSError, ValueError):
+        return False
+    return bool(table.get("format") == FORMAT and tuple(table["shape"]) == stored and size == 2 * np.prod(stored))
