@@ -150,7 +150,7 @@ class CfgZero(Component):
         """The guided estimates."""
         v, base = terms.given.eps - terms.given.x0, terms.base
         from_base, c = base.eps - base.x0, terms.coeffs()
-        move = (1 - _along(v, from_base, 1.0)) * from_base
+        move = (1 - _along(v, from_base)) * from_base
         alpha, sigma = (like(part / (c.alpha + c.sigma), v) for part in (c.alpha, c.sigma))
         # eps - x0 is then s·v_u, and alpha·x0 + sigma·eps as before.
         scaled = Denoised(base.x0 + sigma * move, base.eps - alpha * move)
@@ -166,10 +166,10 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).flatten(1).sum(1).reshape(-1, *(1,) * (a.ndim - 1))
 
 
-def _along(a: Tensor, b: Tensor, otherwise: float = 0.0) -> Tensor:
-    """The factor of b in a's projection on it, per example [B, 1, ...]; `otherwise` where b is 0."""
+def _along(a: Tensor, b: Tensor) -> Tensor:
+    """The factor of b in a's projection on it, per example [B, 1, ...]; 0 where b is 0."""
     square = _dot(b, b)
-    return torch.where(square > 0, _dot(a, b) / square, otherwise)
+    return torch.where(square > 0, _dot(a, b) / square, 0.0)
 
 
 def _deviation(x: Tensor) -> Tensor:
