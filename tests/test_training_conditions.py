@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,22 +12,22 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 
 import inkwash
-from inkwash.conditions import ByImage, ByText, ByVector, Conditions, Grey, LowResolution, Masked, Paired
-from inkwash.data import Dataset, DataSpec, load, split
+from inkwash import gallery
+from inkwash.conditions import ByImage, ByText, ByVector, Conditions, Paired
+from inkwash.data import DataSpec, load, split
 from inkwash.kinds import from_table, to_table
 from inkwash.modelfolder import Config
 from inkwash.noise import Philox
-from inkwash.recipes import Recipe, RecipeError, read_recipe, write_recipe
+from inkwash.recipes import Recipe, RecipeError, read_recipe
 from inkwash.text import MiniLm
 from inkwash.training import plan, train
 from inkwash.training.conditioning import notes, settled
 from inkwash.training.dropping import hidden
 from inkwash.training.previews import Asked
-from inkwash.training.run import Run, resume_recipe
-from inkwash.training.setup import Setup, set_up
+from inkwash.training.run import resume_recipe
+from inkwash.training.setup import set_up
 from inkwash.types import Condition, Given
 from tinyruns import assert_same, finish, losses, state
 from tinytext import Words
@@ -129,7 +129,7 @@ def squares(folder: Path, **tables: Any) -> Recipe:
     net = {"kind": "unet", "preset": "tiny", "widths": [16], "patch": 4, "depth": 1}
     base: dict[str, Any] = {
         "data": {"source": str(folder)},
-        "net": net,
+        "net": tables.pop("net", net),
         "train": {"steps": 1, "batch_size": 8, "samples": 2, "precision": "fp32"},
         "sampler": {"steps": 2},
         "conditions": {},
@@ -198,3 +198,155 @@ def test_conditions_are_chosen_by_the_data_and_what_they_lack_is_told_at_once(
     ]:
         with pytest.raises(RecipeError, match=why):
             read_recipe(table)
+
+
+def test_a_batch_says_of_each_row_what_the_data_say(tmp_path: Path) -> None:
+    r = everything(a_folder(tmp_path / "data"))
+    setup = set_up(r, load(r.data))
+    rows, number = np.array([5, 0, 11]), torch.tensor([40, 41, 42])
+    cond = setup.batch(setup.dataset.take(rows), number).cond
+    data, told = setup.pictures, setup.config.conditions
+    assert cond.label is not None and cond.label.tolist() == data.labels[rows].tolist()  # type: ignore[index]
+    want = Words().bind().encode([data.captions[i] for i in rows])  # type: ignore[index]
+    assert cond.tokens is not None and cond.present is not None
+    assert torch.equal(cond.present, want.present) and torch.equal(cond.tokens, want.values.half().float())
+    assert cond.vector is not None and told.vector is not None and told.vector.mean is not None
+    sizes = (data.vectors[rows, 0] - told.vector.mean[0]) / told.vector.std[0]  # type: ignore[index]
+    np.testing.assert_allclose(cond.vector[:, 0], sizes, rtol=1e-5)
+    assert bool(cond.vector.isnan().any())  # of every fifth no size is known
+    x0 = setup.batch(setup.dataset.take(rows), number).x0
+    assert cond.image is not None and torch.equal(cond.image, -x0)  # the partners are negatives
+    assert setup.rates == {"label": 0.1, "text": 0.3, "vector": 0.2, "image": 0.25}
+
+
+def test_what_is_hidden_and_masked_belongs_to_a_row_and_not_to_its_part(tmp_path: Path) -> None:
+    """However a batch is cut into parts, its conditions have the same bits."""
+    told: dict[str, Any] = {
+        "text": {"encoder": to_table(Words()), "dropout": 0.4},
+        "vector": {"dropout": 0.4},
+        "image": {"task": "masked", "dropout": 0.4},
+    }
+    r = squares(a_folder(tmp_path / "data"), data={"vector": ["size"]}, conditions=told)
+    setup = set_up(r, load(r.data))
+
+    def cond(number: np.ndarray) -> Condition:
+        n = torch.from_numpy(number)
+        return hidden(setup.batch(setup.dataset.take(number % 24), n), Philox(0, n), setup.rates).cond
+
+    numbers = np.arange(40, 56)
+    whole, parts = cond(numbers), [cond(part) for part in np.split(numbers, 4)]
+    joined = parts[0].cat(*parts[1:])
+    for name in ("label", "tokens", "present", "vector", "image"):
+        a, b = getattr(whole, name), getattr(joined, name)
+        assert torch.equal(a.isnan(), b.isnan()) and torch.equal(a.nan_to_num(), b.nan_to_num()), name
+    assert whole.image is not None
+    gone = whole.image.isnan().flatten(1).double().mean(1)
+    assert bool((gone == 1).any()) and bool(((gone > 0) & (gone < 1)).any())
+
+
+@pytest.mark.parametrize("net", ["unet", "dit", "modern-dit"])
+def test_a_model_of_labels_learns_texts_numbers_and_pictures_from_where_it_was(tmp_path: Path, net: str) -> None:
+    """A finished model with new inputs answers as before, whatever they say; then it learns from them."""
+    folder = a_folder(tmp_path / "data")
+    kinds: dict[str, Any] = {
+        "unet": {"kind": "unet", "preset": "tiny", "widths": [16], "patch": 4, "depth": 1},
+        "dit": {"kind": "dit", "preset": "S", "width": 16, "depth": 2, "heads": 2, "patch": 4},
+        "modern-dit": {"kind": "modern-dit", "preset": "XS", "width": 16, "depth": 2, "heads": 2, "patch": 4},
+    }
+    # Steps large enough that every layer says something.
+    train_for = {"steps": 3, "ema": 0.28}
+    start = squares(folder, net=kinds[net], train=train_for, optim={"kind": "adamw", "lr": 0.05})
+    finish(start, tmp_path / "base")
+    base = inkwash.load(tmp_path / "base").model
+    told: dict[str, Any] = {"vector": {}, "image": {"task": "grey"}}
+    if net == "unet":  # a transformer has new tokens among the old ones: it answers nearly as before
+        told = {"text": {"encoder": to_table(Words())}, **told}
+    r = squares(
+        folder,
+        net=kinds[net],
+        data={"vector": ["size"]},
+        conditions=told,
+        train={"init_from": str(tmp_path / "base")},
+    )
+    setup = set_up(r, load(r.data))
+    assert any(f"knows nothing of {' and '.join(told)}: what reads that is new" in n for n in setup.notes)
+    batch = setup.batch(setup.dataset.take(np.arange(8)), torch.arange(8))
+    t = torch.linspace(0.1, 0.9, 8, dtype=torch.float64)
+    x, c = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)), base.path(t)
+    with torch.no_grad():
+        before = base.predict(x, t, c, Condition(batch.cond.label))
+        after = setup.model.predict(x, t, c, batch.cond)
+    assert float(before.abs().mean()) > 0.005
+    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
+    # It can be trained at once: what is new has a gradient.
+    setup.recipe.objective(setup.model, batch, Philox(0, batch.number), 0.0).mean().backward()
+    table = {n: p for n, p in setup.model.net.named_parameters() if "numbers.out" in n}
+    assert table and all(p.grad is not None and float(p.grad.abs().max()) > 0 for p in table.values())
+
+
+def test_what_a_model_to_start_from_cannot_give_is_refused(tmp_path: Path) -> None:
+    folder = a_folder(tmp_path / "data")
+    text: dict[str, Any] = {"text": {"encoder": to_table(Words())}}
+    finish(squares(folder, conditions=text), tmp_path / "text")
+    start = {"init_from": str(tmp_path / "text")}
+    other = squares(folder, conditions={"text": {"encoder": to_table(Words(salt=1))}}, train=start)
+    with pytest.raises(ValueError, match="reads texts by another encoder"):
+        set_up(other, load(other.data))
+    finish(squares(folder, data={"vector": ["size"]}, conditions={"vector": {}}), tmp_path / "sized")
+    start = {"init_from": str(tmp_path / "sized")}
+    fewer = squares(folder, train=start)
+    with pytest.raises(ValueError, match=r"does not fit this run: .* missing here"):
+        set_up(fewer, load(fewer.data))
+    # Numbers are told as the first model was, also to a model of other data.
+    here = inkwash.load(tmp_path / "sized").config.conditions.vector
+    again = squares(folder, data={"vector": ["size"]}, conditions={"vector": {}}, train=start)
+    data = load(again.data)
+    data = replace(data, vectors=2 * data.vectors)  # type: ignore[operator]
+    assert set_up(again, data).config.conditions.vector == here
+
+
+def test_samples_on_the_way_are_of_held_out_rows_with_their_captions_and_what_was_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    r = everything(a_folder(tmp_path / "data"), train={"samples": 4})
+    setup = set_up(r, load(r.data))
+    held = split(setup.pictures, 0.2, 0)[1]
+    asked = Asked.of(setup, (setup.pictures, held))
+    assert asked is not None and asked.count == min(4, len(held))
+    rows = held[np.linspace(0, len(held) - 1, asked.count).astype(int)]
+    assert asked.captions == tuple(setup.pictures.captions[i] for i in rows)  # type: ignore[index]
+    drawn: dict[str, Any] = {}
+    real = gallery.sheet
+    monkeypatch.setattr("inkwash.gallery.sheet", lambda samples, **more: drawn.update(more) or real(samples, **more))
+    finish(r, tmp_path / "run")
+    assert drawn["captions"] == asked.captions
+    np.testing.assert_array_equal(drawn["shown"], setup.pictures.shown[rows])  # type: ignore[index]
+    assert len(list((tmp_path / "run/samples").glob("*.png"))) == 3
+    none = squares(a_folder(tmp_path / "other"))
+    assert Asked.of(set_up(none, load(none.data)), (load(none.data), np.arange(24))) is None
+
+
+def test_a_card_says_what_a_model_can_be_asked_for_with_code_that_runs(tmp_path: Path) -> None:
+    folder = a_folder(tmp_path / "data")
+    r = everything(folder, train={"steps": 1}, conditions={"image": {"task": "paired", "dropout": 0.0}})
+    finish(r, tmp_path / "run")
+    card = (tmp_path / "run/model/README.md").read_text()
+    calls = re.findall(r"`(pipe\(.*\))`", card)
+    assert len(calls) == 4 and all('image="picture.png"' in call for call in calls)
+    Image.open(folder / "003.png").save(tmp_path / "picture.png")
+    pipe = inkwash.load(tmp_path / "run", trust=True)
+    for call in [*calls, *re.findall(r"^images = (pipe\(.*\))$", card, re.M)]:
+        code = call.replace('"picture.png"', repr(str(tmp_path / "picture.png")))
+        assert len(eval(code, {"pipe": pipe})) in (4, 16)
+    plain = squares(folder)
+    finish(plain, tmp_path / "plain")
+    card = (tmp_path / "plain/model/README.md").read_text()
+    assert "label=" in card and "prompt" not in card
+
+
+def test_what_a_run_would_cost_is_told_without_writing(tmp_path: Path) -> None:
+    r = everything(a_folder(tmp_path / "data"))
+    figures = plan(r)
+    assert figures.recipe.conditions is not None and figures.recipe.conditions.names == ("text", "vector", "image")
+    assert not (tmp_path / "cache" / "tokens").exists() and not (tmp_path / "cache" / "captions").exists()
+    assert figures.parameters > plan(squares(tmp_path / "data/squares")).parameters

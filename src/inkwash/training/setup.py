@@ -113,7 +113,7 @@ def set_up(
     autocast = None if points else autocast_dtype(recipe.train.precision, device)
     train = recipe.train
     trained_on, _ = split(dataset, recipe.data.val_fraction, train.seed)
-    start = Start.of(train.init_from) if train.init_from and not resumed else None
+    start = Start.of(train.init_from, recipe.conditions) if train.init_from and not resumed else None
     told = settled(recipe, dataset, trained_on, device, start and start.conditions)
     steps = train.steps if train.epochs is None else math.ceil(train.epochs * len(trained_on) / train.batch_size)
     compiled = pays(device, train.minutes, steps) if train.compile == "auto" else train.compile

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from inkwash import checkpoint
 from inkwash.codec import Latents
 from inkwash.conditions import Conditions
 from inkwash.features.weights import tensors_hash
-from inkwash.kinds import from_table
+from inkwash.kinds import from_table, to_table
 from inkwash.model import Model
 from inkwash.modelfolder import CODEC, Config, find_model
 from inkwash.training.encoding import identity
@@ -34,15 +34,20 @@ class Start:
     conditions: Conditions
 
     @classmethod
-    def of(cls, source: str) -> Start:
-        """Read it; no code its config may name is run. Raises ValueError where it cannot be loaded."""
+    def of(cls, source: str, told: Conditions | None = None) -> Start:
+        """Read it; no code its config may name is run but what a recipe's own conditions name.
+
+        Raises ValueError where it cannot be loaded.
+        """
         files = ["model.safetensors", "config.json"]
         try:
             saved = checkpoint.load(find_model(source), files, also=[f"{CODEC}.safetensors"])
         except checkpoint.CheckpointError as error:
             raise ValueError(f"init_from = {source} cannot be loaded: {error}") from error
         table = json.loads(saved.texts["config.json"])
-        conditions: Conditions = from_table(Conditions, table.get("conditions", {}))
+        stated = table.get("conditions", {})
+        known = set() if told is None else set(_foreign(to_table(told)))
+        conditions: Conditions = from_table(Conditions, stated, trust=known.issuperset(_foreign(stated)))
         return cls(source, saved.tensors["model"], table, saved.tensors.get(CODEC, {}), conditions)
 
     def check_codec(self, codec: Any) -> None:
@@ -88,7 +93,7 @@ class Start:
         names = (["label"] if config.classes and not before.classes else []) + names
         if not names:
             return []
-        return [f"{self.source} knows nothing of {' and '.join(names)}: what reads that is new, and says nothing yet."]
+        return [f"{self.source} knows nothing of {' and '.join(names)}: what reads that is new, and has all to learn."]
 
     def _check_meaning(self, config: Config) -> None:
         """Raise ValueError where a text or numbers would be told otherwise than this model has learned them."""
@@ -103,6 +108,15 @@ class Start:
                 f"init_from = {self.source} knows the numbers {', '.join(ours.vector.names)}, of its own mean and "
                 f"deviation, and this run has {', '.join(here.vector.names)}, or other ones. They must be the same."
             )
+
+
+def _foreign(table: Mapping[str, Any]) -> Iterator[str]:
+    """The kinds in a table that are code from outside the package."""
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _foreign(value)
+        elif key == "kind" and ":" in str(value):
+            yield str(value)
 
 
 def _shape(weights: Mapping[str, Tensor], name: str) -> str:
