@@ -252,3 +252,14 @@ def test_what_was_answered_is_not_written_to(rule: Any) -> None:
 def test_settings_out_of_range_are_refused(make: Callable[[], Any], says: str) -> None:
     with pytest.raises(ValueError, match=re.escape(says)):
         make()
+
+
+@pytest.mark.parametrize("rule", [Cfg(), Rescaled(0.7), Apg(0.3), CfgZero()])
+def test_rules_know_no_unit(rule: Any) -> None:
+    """Data a million times smaller are guided to a result a million times smaller; no small number decides anything."""
+    small = tuple(1e-6 * a for a in ANSWERS)
+    _, answer = run(rule, ANSWERS, Linear(), TIMES, composed=True)
+    q = Query(1e-6 * drawn(99), TIMES, TIMES)
+    cond = Steered(label=label(0).label, base=label(1), others=(label(2), label(3)), weights=MORE)
+    found = Guided(Listed(Linear(), small), W, rule=rule, path=Linear())(q, cond)
+    torch.testing.assert_close(1e6 * found.x0, answer.x0, rtol=1e-9, atol=1e-9)
