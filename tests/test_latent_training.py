@@ -19,6 +19,7 @@ import inkwash
 from inkwash import checkpoint
 from inkwash.codec import LatentCodec, Latents, Pixels
 from inkwash.codecfolder import load_codec, save_codec, to_diffusers
+from inkwash.conditions import LowResolution
 from inkwash.data import Dataset, DataSpec, Stream, flips, load, order, split
 from inkwash.data.latents import latents
 from inkwash.data.mix import mix
@@ -213,6 +214,28 @@ def test_batches_are_the_standardised_latents_of_the_stream_s_pictures(codec: Pa
     assert batch.bin is None
     of_all = np.asarray(setup.dataset.images, np.float32).std()
     assert setup.config.inputs.data_std == pytest.approx(of_all, abs=1e-3)
+
+
+@pytest.mark.parametrize("task", ["lowres", "masked", "paired"])
+def test_a_picture_that_is_shown_goes_through_the_same_codec(codec: Path, task: str) -> None:
+    """Mirrored where its picture is, from the cache, and the same where a dry run encodes it at once."""
+    tables = {"conditions": {"image": {"task": task}}}
+    pairs = {"pairs": "elsewhere"} if task == "paired" else {}
+    r = latent_recipe(codec, data=pairs, **tables)
+    data = load(replace(r.data, pairs=None))
+    if task == "paired":
+        data = replace(data, shown=255 - data.images)
+    setup, dry = set_up(r, data), set_up(r, data, dry=True)
+    k = np.arange(48)
+    rows, plain = Stream(setup.dataset, 0).rows(k), Stream(setup.pictures, 0).rows(k)
+    cond = setup.batch(rows, torch.arange(48)).cond
+    shown = {"lowres": LowResolution().show(plain.images), "masked": plain.images, "paired": plain.shown}[task]
+    want = load_codec(codec).encode(torch.from_numpy(np.ascontiguousarray(shown)))
+    assert cond.image is not None and (task == "masked") == bool(cond.image.isnan().any())
+    close = {"atol": 2e-3, "rtol": 1e-3}  # float16
+    torch.testing.assert_close(cond.image.nan_to_num(), want.masked_fill(cond.image.isnan(), 0), **close)
+    here, there = (s.batch(s.dataset.take(np.arange(8)), torch.arange(8)).cond.image for s in (setup, dry))
+    torch.testing.assert_close(here, there, equal_nan=True, **close)
 
 
 def test_a_resumed_latent_run_is_the_run_that_was_never_stopped(tmp_path: Path, codec: Path) -> None:

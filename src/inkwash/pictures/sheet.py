@@ -111,9 +111,9 @@ def _sheet(
             big = cell.repeat(scale, 0).repeat(scale, 1)
             page.paste(Image.fromarray(big), (left + j * (w + gap), top + i * step))
     for number, lines in enumerate(below):
-        row, j = divmod(number, columns)
+        across, j = divmod(number, columns)
         for i, line in enumerate(lines):
-            at = (left + j * (w + gap) + w / 2, top + row * step + h + 4 + i * round(below_size * 1.2))
+            at = (left + j * (w + gap) + w / 2, top + across * step + h + 4 + i * round(below_size * 1.2))
             text.write(draw, at, line, below_size, anchor="ma")
     return page
 

@@ -95,7 +95,7 @@ def _say_conditions(table: Tables) -> None:
     One that is "none" is none of the model's: TOML has no word for what is not there.
     """
     told = table.get("conditions")
-    if told == NONE:
+    if NONE in (told, told.get("kind") if isinstance(told, dict) else None):
         table["conditions"] = {}
     elif isinstance(told, dict):
         kinds = {name: value.get("kind") if isinstance(value, dict) else value for name, value in told.items()}

@@ -80,7 +80,7 @@ class Setup:
         """A data set like `pictures` in the form of `dataset`. progress: told (what, done, total) while it encodes."""
         if isinstance(self.codec, LatentCodec):
             image = self.config.conditions.image
-            data = in_latents(self.codec, data, progress, image and image.task)
+            data = in_latents(self.codec, data, progress, image.task if image else None)
         return with_conditions(self.config, self.codec, data, progress)
 
 
@@ -114,7 +114,7 @@ def set_up(
     train = recipe.train
     trained_on, _ = split(dataset, recipe.data.val_fraction, train.seed)
     start = Start.of(train.init_from, recipe.conditions) if train.init_from and not resumed else None
-    told = settled(recipe, dataset, trained_on, device, start and start.conditions)
+    told = settled(recipe, dataset, trained_on, device, start.conditions if start else None)
     steps = train.steps if train.epochs is None else math.ceil(train.epochs * len(trained_on) / train.batch_size)
     compiled = pays(device, train.minutes, steps) if train.compile == "auto" else train.compile
     train = replace(train, precision="fp32" if autocast is None else "bf16", compile=compiled)
