@@ -39,8 +39,8 @@ class Config(Component):
     shape: of one example as it is diffused, (C, H, W) or (D,), for latents (c, h, w); classes: their names in order;
     conditions: what it can be told besides a class; sampling: the settings used unless others are asked for; data: the
     data set's name; trained: steps, images and seconds of training so far; learned_variance: see `Model`; ema: the
-    length of the average the weights are, a share of the run (sigma_rel), None where unknown. Raises ValueError for
-    latents that sampling clips.
+    length of the average the weights are, a share of the run (sigma_rel), None where unknown; jumps: it knows mean
+    velocities between two times (`Model`). Raises ValueError for latents that sampling clips.
     """
 
     shape: tuple[int, ...]
@@ -56,6 +56,7 @@ class Config(Component):
     learned_variance: bool = False
     ema: float | None = None
     conditions: Conditions = field(default_factory=Conditions)
+    jumps: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.codec, Latents) and self.sampling.clip:
@@ -76,13 +77,15 @@ class Config(Component):
         return Given(
             classes=len(self.classes),
             tokens=told.text.encoder.width if told.text else 0,
+            jumps=self.jumps,
             vector=len(told.vector.names) if told.vector else 0,
             image=self.shape[0] if told.image else 0,
         )
 
     def build(self) -> Model:
         """The model with freshly initialised weights."""
-        return Model(self.network(), self.path, self.target, self.inputs, learned_variance=self.learned_variance)
+        parts = self.network(), self.path, self.target, self.inputs
+        return Model(*parts, learned_variance=self.learned_variance, jumps=self.jumps)
 
     def network(self) -> nn.Module:
         """Its network alone."""

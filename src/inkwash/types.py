@@ -157,7 +157,7 @@ class Condition:
             if value is not None:
                 rows = mask.to(value.device).reshape(-1, *(1,) * (value.ndim - 1))
                 hidden[field] = value.masked_fill(rows, unknown[field])
-        return replace(self, **hidden)  # type: ignore[arg-type]  # names of its fields
+        return replace(self, **hidden)
 
     def map(self, f: Callable[[Tensor], Tensor]) -> Condition:
         """Apply f to every tensor present: to move the condition, or to pick rows of it."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inkwash.codec import Codec, LatentCodec
+from inkwash.codec import Codec
 from inkwash.modelfolder import Config
 from inkwash.types import Condition, Noise
 
@@ -49,10 +49,11 @@ def condition_of(config: Config, codec: Codec, rows: Rows, noise: Noise, device:
 
 
 def encoded(codec: Codec, rows: np.ndarray, device: torch.device | str) -> Tensor:
-    """Rows as they are stored, as x on a device: latents, float16 [B, h, w, c], are that already."""
+    """Rows as they are stored, as x on a device: what is float16, latents and a teacher's pictures, is that already."""
     u = torch.from_numpy(np.ascontiguousarray(rows)).to(device)
-    latents = isinstance(codec, LatentCodec) and u.is_floating_point()
-    return u.permute(0, 3, 1, 2).float() if latents else codec.encode(u)
+    if u.dtype != torch.float16:
+        return codec.encode(u)
+    return (u.movedim(-1, 1) if u.ndim == 4 else u).float()
 
 
 def with_conditions(config: Config, codec: Codec, data: Dataset, progress: Progress | None = None) -> Dataset:

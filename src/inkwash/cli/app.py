@@ -15,6 +15,7 @@ from inkwash.cli import (
     compare,
     data,
     demo,
+    distill,
     doctor,
     edit,
     ema,
@@ -61,6 +62,7 @@ app = typer.Typer(
 )
 app.command("train", cls=Patient)(train.train)
 app.command("train-codec", cls=Patient)(train_codec.train_codec)
+app.command("distill", cls=Patient)(distill.distill)
 app.command("sample", cls=Command)(sample.sample)
 app.command("compare", cls=Patient)(compare.compare)
 app.command("edit", cls=Command)(edit.edit)

@@ -1,1 +1,5 @@
-"""From a trained model to one that answers in a few steps: its teacher, pairs of it, and the recipe of its training."""
+"""One command from a trained model to one of a few steps: the student's recipe, and the report on both."""
+
+from inkwash.distilling.student import AnyMethod, Reflow, student
+
+__all__ = ["AnyMethod", "Reflow", "student"]

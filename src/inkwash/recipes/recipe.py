@@ -12,12 +12,14 @@ from inkwash.conditions import Conditions, Paired
 from inkwash.data import DataSpec
 from inkwash.edit import check_deterministic
 from inkwash.features import AnyFeatures, Lite0
+from inkwash.fewstep import FlowMap
 from inkwash.grids import Even, Quadratic
 from inkwash.model import AnyInputs, Indexed
 from inkwash.nets import AnyNet, UNet
 from inkwash.objectives import AnyObjective, Regression
 from inkwash.optim import AnyOptim, Muon
 from inkwash.paths import AnyPath, Linear, Table, is_noise_level
+from inkwash.samplers import Jumps
 from inkwash.sampling import Sampling
 from inkwash.targets import AnyTarget, Flow, check, trained_times
 from inkwash.times import LogitNormal, Uniform
@@ -114,6 +116,27 @@ class InLatents(Component):
 
 
 @dataclass(frozen=True)
+class Teacher(Component):
+    """A trained model to learn from, besides the data or in their place.
+
+    run: its folder, or the run's. sha256: of its weights; written down when a run begins, and no other is taken to go
+    on with it. sampler: how it is followed: its guidance, rule and interval become part of what is learned, and the
+    rest is how pairs are drawn; None: as the model says, without guidance. pairs: so many pictures of the teacher's,
+    each with the noise it was drawn from, are trained on in place of the data; 0 trains on the data, with the teacher's
+    velocities (an objective of `inkwash.fewstep`).
+    """
+
+    run: str
+    sha256: str | None = None
+    sampler: Sampling | None = None
+    pairs: int = 0
+
+    def __post_init__(self) -> None:
+        if self.pairs < 0:
+            raise ValueError(f"pairs = {self.pairs} must be at least 0. Usual are 10,000 to 100,000.")
+
+
+@dataclass(frozen=True)
 class Evaluation(Component):
     """What is measured while a run goes on, with the averaged weights, where there are pictures it does not train on.
 
@@ -142,7 +165,8 @@ class Recipe(Component):
     """A whole run. `net` and `inputs` left out are chosen by the data and the path when the run is set up.
 
     codec: None diffuses the data themselves: pixels, or points. conditions: what the model is told besides labels, and
-    nothing else; None: what the data have, captions, numbers (data.vector) and pairs (data.pairs).
+    nothing else; None: what the data have, captions, numbers (data.vector) and pairs (data.pairs). teacher: a model to
+    learn from.
 
     Raises ValueError for parts that do not fit each other.
     """
@@ -159,6 +183,7 @@ class Recipe(Component):
     evaluation: Evaluation = field(default_factory=Evaluation)
     codec: InLatents | None = None
     conditions: Conditions | None = None
+    teacher: Teacher | None = None
 
     def __post_init__(self) -> None:
         mistakes = list(self._misfits())
@@ -170,6 +195,11 @@ class Recipe(Component):
         """Whether the network is to have outputs for the variance; a user's objective need not say."""
         return bool(getattr(self.objective, "learns_variance", False))
 
+    @property
+    def jumps(self) -> bool:
+        """Whether the network is to have a second time; a user's objective need not say."""
+        return bool(getattr(self.objective, "jumps", False))
+
     def _misfits(self) -> Iterator[str]:
         """What cannot work together, found without the data: it must be told before anything heavy is done."""
         objective = self.objective  # a user's own need not say anything of itself
@@ -180,6 +210,18 @@ class Recipe(Component):
             yield str(error)
         else:
             yield from self._coupled()
+        if self.jumps and not isinstance(self.path, Linear):
+            yield f"{self.objective} learns mean velocities, steps on the linear path alone. Use path = linear."
+        if isinstance(self.sampler.method, Jumps) and not self.jumps:
+            yield (
+                "sampler = jumps takes a model of two times, and this objective trains one of one. Use another "
+                'sampler, or [objective] kind = "soflow".'
+            )
+        if self.teacher is not None and not self.teacher.pairs and not isinstance(self.objective, FlowMap):
+            yield (
+                f"A teacher's velocities are learned by objectives of two times (soflow, consistency, shortcut, "
+                f"meanflow), and {type(self.objective).__name__} is none. Train on its pictures with teacher.pairs."
+            )
         yield from self._levels()
         if self.codec is not None and self.codec.sha256 is None:  # else it was set up, with what was measured
             yield from self._of_latents()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from inkwash import checkpoint
-from inkwash.data import Dataset, split
+from inkwash.data import Dataset
 from inkwash.data import Stream as Examples
 from inkwash.data import load as load_data
 from inkwash.device import out_of_memory
@@ -107,7 +107,8 @@ class _Loop:
     ) -> None:
         self.setup, self.state, self.files, self.stop, self.resumed = setup, state, run, stop, resumed
         self.recipe = setup.recipe
-        mine, _ = split(setup.dataset, self.recipe.data.val_fraction, self.recipe.train.seed)
+        self.objective = setup.objective
+        mine = setup.trained_on
         self.examples = Examples(setup.dataset, self.recipe.train.seed, mine)
         self.validation = None if held_out is None else Validation(setup, held_out, (setup.dataset, mine))
         self.measure = None if held_out is None else Scheduled.of(setup, run.folder, held_out)
@@ -214,7 +215,7 @@ class _Loop:
             with torch.random.fork_rng(devices=[setup.device] if setup.device.type == "cuda" else []):
                 # For dropout inside the network; everything else is counter-based.
                 torch.manual_seed((recipe.train.seed * 0x9E3779B97F4A7C15 + int(part[0])) % 2**63)
-                losses = recipe.objective(setup.model, batch, noise, fraction)
+                losses = self.objective(setup.model, batch, noise, fraction)
             loss = losses.sum() / recipe.train.batch_size
             torch.autograd.backward(loss)
             total = total + loss.detach()

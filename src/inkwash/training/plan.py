@@ -111,7 +111,7 @@ def plan(recipe: Recipe, data_progress: Callable[[str, int, int], None] | None =
 def _losses(setup: Setup, size: int) -> Tensor:
     rows = setup.dataset.take(np.arange(size) % len(setup.dataset))
     batch = setup.batch(rows, torch.arange(size))._replace(size=size)
-    return setup.recipe.objective(setup.model, batch, Philox(0, batch.number), 0.0)
+    return setup.objective(setup.model, batch, Philox(0, batch.number), 0.0)
 
 
 def _kept_by(optims: Sequence[torch.optim.Optimizer]) -> int:

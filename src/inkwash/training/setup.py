@@ -14,19 +14,22 @@ from inkwash.asking.rows import condition_of, encoded, with_conditions
 from inkwash.codec import Codec, LatentCodec, Latents, Pixels, Scaled, Standard, codec_for
 from inkwash.data import Dataset, Rows, split
 from inkwash.device import autocast_dtype, keep_memory, pick_device
+from inkwash.fewstep import FlowMap
 from inkwash.model import AnyInputs, EdmInputs, Indexed, Model, UnitVariance
 from inkwash.modelfolder import Config
 from inkwash.nets import MLP, UNet
 from inkwash.nets.layers import recompute
-from inkwash.noise import Philox
+from inkwash.noise import Philox, Stream
 from inkwash.paths import Table, is_noise_level
 from inkwash.recipes import Recipe
 from inkwash.targets import Edm
+from inkwash.teaching import Bound as Teaching
+from inkwash.teaching import find_teacher
 from inkwash.training.compiling import pays
 from inkwash.training.conditioning import notes, settled
 from inkwash.training.encoding import Told, few, find_codec, in_latents, measured, misfit
 from inkwash.training.starting import Start
-from inkwash.types import Batch
+from inkwash.types import Batch, Objective
 
 Bound = Pixels | Scaled | Standard | LatentCodec
 
@@ -57,6 +60,22 @@ class Setup:
     codec: Codec
     steps: int | None = None
     notes: tuple[str, ...] = ()
+    teacher: Teaching | None = None
+
+    @property
+    def objective(self) -> Objective:
+        """The recipe's, with the teacher's velocity in it where there is one to learn from."""
+        loss = self.recipe.objective
+        if self.teacher is None or self.teacher.stated.pairs or not isinstance(loss, FlowMap):
+            return loss
+        return loss.taught(self.teacher.velocity)
+
+    @property
+    def trained_on(self) -> np.ndarray:
+        """The rows of `dataset` that are trained on: those that are not held out, or all pairs of a teacher."""
+        if self.dataset.noise is not None:
+            return np.arange(len(self.dataset))
+        return split(self.dataset, self.recipe.data.val_fraction, self.recipe.train.seed)[0]
 
     @property
     def rates(self) -> dict[str, float]:
@@ -71,10 +90,13 @@ class Setup:
 
         number: see `Batch`; seed: of what a condition draws, the run's own by default.
         """
-        x0 = encoded(self.codec, rows.images, self.device)
+        x0, eps = encoded(self.codec, rows.images, self.device), None
         noise = Philox(self.recipe.train.seed if seed is None else seed, number)
+        if rows.noise is not None:  # what a condition draws was drawn with the pair, too
+            noise = Philox(rows.noise[0], torch.from_numpy(rows.noise[1]))
+            eps = noise(x0, 0, Stream.START)
         cond = condition_of(self.config, self.codec, rows, noise, self.device)
-        return Batch(x0, cond, number, self.recipe.train.batch_size, bin=self.codec.bin)
+        return Batch(x0, cond, number, self.recipe.train.batch_size, eps=eps, bin=self.codec.bin)
 
     def seen(self, data: Dataset, progress: Told | None = None) -> Dataset:
         """A data set like `pictures` in the form of `dataset`. progress: told (what, done, total) while it encodes."""
@@ -115,7 +137,8 @@ def set_up(
     trained_on, _ = split(dataset, recipe.data.val_fraction, train.seed)
     start = Start.of(train.init_from, recipe.conditions) if train.init_from and not resumed else None
     told = settled(recipe, dataset, trained_on, device, start.conditions if start else None)
-    steps = train.steps if train.epochs is None else math.ceil(train.epochs * len(trained_on) / train.batch_size)
+    examples = recipe.teacher.pairs if recipe.teacher and recipe.teacher.pairs else len(trained_on)
+    steps = train.steps if train.epochs is None else math.ceil(train.epochs * examples / train.batch_size)
     compiled = pays(device, train.minutes, steps) if train.compile == "auto" else train.compile
     train = replace(train, precision="fp32" if autocast is None else "bf16", compile=compiled)
     data = replace(recipe.data, flip=dataset.flip)
@@ -131,6 +154,7 @@ def set_up(
         sampling=recipe.sampler,
         data=dataset.name,
         learned_variance=recipe.learns_variance,
+        jumps=recipe.jumps,
     )
     if recipe.sampler.guidance != 1 and not (config.classes or told.dropped):
         raise ValueError(
@@ -164,6 +188,11 @@ def set_up(
     recipe = replace(recipe, data=data, net=net, train=train, codec=stated, conditions=told)
     setup = Setup(recipe, config, model, pictures, device, pictures, codec, steps, tuple(said))
     setup.dataset = few(config, codec, pictures) if dry else setup.seen(pictures, progress)
+    if recipe.teacher is not None:
+        setup.teacher = find_teacher(recipe.teacher, config, device, autocast)
+        recipe = replace(recipe, teacher=setup.teacher.stated)
+        if setup.teacher.stated.pairs and not dry:
+            setup.dataset = setup.teacher.pairs(setup.dataset, trained_on, progress)
     inputs = recipe.inputs or _inputs(recipe, setup.dataset, codec)
     setup.recipe = replace(recipe, inputs=inputs)
     setup.config, model.inputs = replace(config, inputs=inputs), inputs

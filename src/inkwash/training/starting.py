@@ -75,7 +75,12 @@ class Start:
         """
         self._check_meaning(config)
         theirs, mine = self.weights, model.net.state_dict()
-        before = replace(config, classes=tuple(self.table.get("classes", ())), conditions=self.conditions)
+        before = replace(
+            config,
+            classes=tuple(self.table.get("classes", ())),
+            conditions=self.conditions,
+            jumps=bool(self.table.get("jumps", False)),
+        )
         with torch.device("meta"):
             wanted = before.network().state_dict()
         wrong = [k for k in {**wanted, **theirs} if _shape(wanted, k) != _shape(theirs, k)]

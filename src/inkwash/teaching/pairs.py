@@ -48,6 +48,7 @@ def pairs(
     own: Sampling,
     n: int,
     *,
+    among: Array | None = None,
     seed: int = 0,
     ranks: Ranks | None = None,
     progress: Told | None = None,
@@ -56,15 +57,18 @@ def pairs(
     """`data` with n pictures of the teacher's in place of its own, and in `Dataset.noise` the seed of their noise.
 
     pipe, teacher: the model and the SHA-256 of its weights; data: as it is trained on, with its conditions: pair i is
-    asked for what row i of them shows, in a fixed random order and as often round as it takes; own: how they are drawn.
+    asked for what row i of them shows, in a fixed random order and as often round as it takes; among: the rows that
+    count (None: all); own: how pairs are drawn.
     Found again in the cache by all of these; a build that was killed goes on at its shard, and of several ranks each
     draws its share. progress: told (what, done, total). Raises ValueError for a sampler that adds noise: what it draws
     does not belong to where it began.
     """
     ranks = ranks or Ranks()
     check_deterministic(own.method, own.path or pipe.model.path, own.times(pipe.model.path))
-    rows = np.resize(order(seed, 0, len(data)), n)
-    ingredients = [FORMAT, teacher, data.fingerprint, to_table(own), n, seed, pipe.chunk, str(pipe.model.autocast)]
+    among = np.arange(len(data)) if among is None else among
+    rows = np.resize(among[order(seed, 0, len(among))], n)
+    ingredients = [FORMAT, teacher, data.fingerprint, len(among), n, seed]
+    ingredients += [to_table(own), pipe.chunk, str(pipe.model.autocast)]
     key = hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
     name = re.sub(r"[^A-Za-z0-9._-]", "_", data.name).lstrip(".")[:48]
     folder = (cache or cache_dir()) / "pairs" / f"{name}-{key[:16]}"

@@ -1,0 +1,135 @@
+"""The recipe of a student: what it takes over from its teacher, and what it learns by which method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path as File
+from typing import Annotated, Any, Literal
+
+from inkwash.codec import Latents
+from inkwash.data import DataSpec
+from inkwash.fewstep import Consistency, MeanFlow, Shortcut, SoFlow
+from inkwash.kinds import OneOf
+from inkwash.model import AnyInputs, CarriedInputs
+from inkwash.modelfolder import Config, find_model, read_config
+from inkwash.objectives import AnyObjective, Regression
+from inkwash.optim import Muon
+from inkwash.paths import Linear
+from inkwash.recipes import InLatents, Recipe, Teacher, Train, read_recipe
+from inkwash.samplers import AnySampler, Euler, Jumps
+from inkwash.sampling import Sampling
+from inkwash.targets import AnyTarget, Carried, Eps, Flow
+from inkwash.times import AnyDensity, UShaped
+from inkwash.types import Component
+
+
+@dataclass(frozen=True)
+class Reflow(Component):
+    """Flow matching on pairs of noise and what the teacher makes of it: a nearly straight flow (Liu et al. 2023).
+
+    pairs: how many are drawn, each a whole trajectory of the teacher's; times: the density of training times.
+    """
+
+    pairs: int = 10_000
+    times: AnyDensity = field(default_factory=UShaped)
+    kind: Literal["reflow"] = field(default="reflow", kw_only=True, repr=False)
+
+    @property
+    def objective(self) -> AnyObjective:
+        """Plain regression: the noise comes with the data."""
+        return Regression(times=self.times)
+
+
+AnyMethod = Annotated[SoFlow | Consistency | Shortcut | MeanFlow | Reflow, OneOf()]
+"""How a student learns."""
+
+
+def student(
+    run: str | File,
+    method: AnyMethod,
+    *,
+    steps: int = 4,
+    minutes: float = 10.0,
+    guidance: float = 1.0,
+    pairs: int | None = None,
+    data: str | None = None,
+) -> Recipe:
+    """The recipe of a student of the model in a run's folder, begun with that model's weights.
+
+    steps: as how many it is sampled unless others are asked for; guidance: of the teacher's that becomes part of the
+    student, which is then sampled without; pairs: learn from so many pictures of the teacher's, and from no data; data:
+    what the teacher was trained on, where its run's recipe does not say. Raises ValueError where nothing says it, for
+    guidance of a model with nothing to push away from, and for what `Recipe` refuses.
+    """
+    folder = find_model(run)
+    config, told = read_config(folder), _told(folder, data)
+    target, inputs = _carried(config)
+    drawn = method.pairs if isinstance(method, Reflow) else 0
+    objective = method.objective if isinstance(method, Reflow) else method
+    if not isinstance(method, Reflow) and isinstance(config.target, Eps) and method.begin == 0:
+        objective = replace(method, begin=0.3)  # what the network says has a new meaning: first it learns that
+    sampler: AnySampler = Euler() if isinstance(method, Reflow) else Jumps()
+    followed = replace(config.sampling, guidance=guidance)
+    if drawn or pairs:
+        followed = _followed(config, followed)
+    return replace(
+        told,
+        path=Linear(),
+        target=target,
+        net=config.net,
+        inputs=inputs,
+        objective=objective,
+        optim=Muon(lr=1e-3, weight_decay=0.0),
+        train=replace(
+            told.train,
+            minutes=minutes,
+            steps=None,
+            epochs=None,
+            init_from=str(folder.absolute()),
+            # Guidance is part of it: what it would be without is learned no more.
+            label_dropout=0.0 if guidance != 1 or drawn or pairs else told.train.label_dropout,
+        ),
+        sampler=Sampling(method=sampler, steps=steps, clip=config.sampling.clip),
+        codec=InLatents(str(folder.absolute())) if isinstance(config.codec, Latents) else None,
+        conditions=config.conditions,
+        teacher=Teacher(str(folder.absolute()), sampler=followed, pairs=drawn if pairs is None else pairs),
+    )
+
+
+def _told(folder: File, data: str | None) -> Recipe:
+    """What the teacher's run says of its data and its training; of a model alone, only the data are known."""
+    written = folder.parent / "recipe.toml"
+    if written.is_file():
+        recipe = read_recipe(written)
+        return recipe if data is None else replace(recipe, data=replace(recipe.data, source=data))
+    if data is None:
+        raise ValueError(
+            f"{folder} is a model without its run, and nothing says what it was trained on. Name the data with --data "
+            "SOURCE."
+        )
+    return Recipe(DataSpec(data), train=Train(batch_size=64))
+
+
+def _carried(config: Config) -> tuple[AnyTarget, AnyInputs]:
+    """What the teacher's network predicts and is shown, on the linear path."""
+    if config.path == Linear():
+        return config.target, config.inputs
+    told: Any = config.inputs
+    inputs = told if isinstance(told, CarriedInputs) else CarriedInputs(told, config.path)
+    if isinstance(config.target, Eps):
+        return Flow(), inputs
+    theirs: Any = config.target
+    return Carried(theirs, config.path), inputs
+
+
+def _followed(config: Config, own: Sampling) -> Sampling:
+    """How pairs are drawn: by the teacher's own sampler if it adds no noise, else by Heun's."""
+    from inkwash.edit import check_deterministic
+
+    try:
+        check_deterministic(own.method, own.path or config.path, own.times(config.path))
+    except ValueError:
+        from inkwash.samplers import Heun
+
+        return replace(own, method=Heun())
+    return own
