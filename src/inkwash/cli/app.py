@@ -20,6 +20,7 @@ from inkwash.cli import (
     edit,
     ema,
     export,
+    few_steps,
     hub,
     import_,
     info,
@@ -63,6 +64,7 @@ app = typer.Typer(
 app.command("train", cls=Patient)(train.train)
 app.command("train-codec", cls=Patient)(train_codec.train_codec)
 app.command("distill", cls=Patient)(distill.distill)
+app.command("few-steps", cls=Patient)(few_steps.few_steps)
 app.command("sample", cls=Command)(sample.sample)
 app.command("compare", cls=Patient)(compare.compare)
 app.command("edit", cls=Command)(edit.edit)

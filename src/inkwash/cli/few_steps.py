@@ -1,0 +1,67 @@
+"""`inkwash few-steps`: a student beside its teacher."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from inkwash.cli.words import say
+
+_what, _how, _where = (partial(typer.Option, rich_help_panel=name) for name in ("What", "How", "Where to"))
+
+
+def few_steps(
+    students: Annotated[list[Path], typer.Argument(metavar="STUDENT...", help="Runs that `inkwash distill` made.")],
+    teacher: Annotated[Path | None, _what(help="Their teacher (default: what the first one's recipe says).")] = None,
+    n: Annotated[int, _what("--n", "-n", help="Pictures from each, for a distance.", min=2)] = 2000,
+    split: Annotated[Literal["val", "test", "train"], _what(help="Real pictures to compare with.")] = "test",
+    features: Annotated[str, _what(help="The net that compares: lite0, classifier, dinov2, inception.")] = "lite0",
+    seed: Annotated[int, _what(help="Of the pictures.")] = 0,
+    sampler: Annotated[str, _how(help="The teacher's, of one call a step.")] = "dpm++",
+    precision: Annotated[Literal["fp32", "bf16"], _how(help="What the networks compute in.")] = "fp32",
+    device: Annotated[str, _how(help="auto, cpu, cuda, mps.")] = "auto",
+    out: Annotated[Path | None, _where(help="A folder (default: few-steps in the first student's).")] = None,
+) -> None:
+    """Compare students with their teacher: quality, calls and seconds as a table and a plot, and the same seeds drawn.
+
+    The teacher is drawn in 50, 20, 10 and 5 steps, students in 4, 2 and 1. Every point is kept: asked again, or for one
+    student more, only what is new is measured.
+    """
+    from inkwash.cli.terminal import stages
+    from inkwash.distilling.report import STUDENT_STEPS, TEACHER_CALLS, Contestant, measured, plot, sheet, table
+    from inkwash.evaluation import about_model, evaluation_folder, real_side
+    from inkwash.pictures import save_png
+    from inkwash.pipeline import load
+    from inkwash.recipes import read_recipe
+
+    if teacher is None:
+        written = students[0] / "recipe.toml"
+        stated = read_recipe(written).teacher if written.is_file() else None
+        if stated is None:
+            raise ValueError(f"{students[0]} names no teacher in its recipe.toml. Name it with --teacher RUN.")
+        teacher = Path(stated.run)
+    folder = out or students[0] / "few-steps"
+
+    def contestant(name: str, run: Path, steps: tuple[int, ...], how: str | None) -> Contestant:
+        pipe = load(run, device=device, precision=precision, chunk=64)
+        own = how or pipe.config.sampling.method.kind
+        return Contestant(name, pipe, about_model(run, pipe), evaluation_folder(run), steps, own)
+
+    models = [contestant("teacher", teacher, TEACHER_CALLS, sampler)]
+    models += [contestant(run.name, run, STUDENT_STEPS, None) for run in students]
+    with stages() as told:
+        side = real_side(
+            students[0], split, None, features, n, measures=("fd",), device=models[0].pipe.device, watch=told
+        )
+        found = measured(models, side, n, seed=seed, watch=told)
+    text = table(found)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "table.md").write_text(text, encoding="utf-8")
+    about = {"n": n, "seed": seed, "split": split, "features": features}
+    drawn = [save_png(plot(found), folder / "quality.png", about)]
+    drawn.append(save_png(sheet(models, seed=seed), folder / "sheet.png", about))
+    say(text)
+    say(f"In {folder}: table.md, {', '.join(file.name for file in drawn)}")
