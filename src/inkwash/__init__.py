@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         Paired,
     )
     from inkwash.data import Dataset, DataSpec
+    from inkwash.distilling import Reflow
     from inkwash.edit import (
         Blur,
         Decode,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from inkwash.evaluation import BoundSettings, FlowSettings, Measurement, held_out, measure
     from inkwash.exchange import from_diffusers, from_dit, pull, push, to_diffusers, to_onnx, to_torch_export
     from inkwash.features import Classifier, DinoV2, Extractor, Inception, Lite0, Raw, extractor
+    from inkwash.fewstep import Consistency, MeanFlow, Shortcut, SoFlow
     from inkwash.grids import Even, Karras, Leading, Linspace, Listed, LogSnr, Quadratic, Trailing, grid
     from inkwash.guidance import Along, Apg, Cfg, CfgZero, Chunked, Clipped, Guided, Rescaled
     from inkwash.likelihood import (
@@ -96,7 +98,7 @@ if TYPE_CHECKING:
         Table,
     )
     from inkwash.pipeline import Pipeline, load
-    from inkwash.recipes import Evaluation, InLatents, Recipe, RecipeError, Train, read_recipe
+    from inkwash.recipes import Evaluation, InLatents, Recipe, RecipeError, Teacher, Train, read_recipe
     from inkwash.samplers import (
         Adams,
         Ancestral,
@@ -106,6 +108,7 @@ if TYPE_CHECKING:
         Euler,
         Heun,
         Ipndm,
+        Jumps,
         RungeKutta,
         UniPC,
     )
@@ -113,7 +116,7 @@ if TYPE_CHECKING:
     from inkwash.sampling import Sampling
     from inkwash.targets import X0, Edm, Eps, Flow, V
     from inkwash.text import T5, Clip, MiniLm
-    from inkwash.times import Importance, LogitNormal, LogNormalNoise, Uniform
+    from inkwash.times import Importance, LogitNormal, LogNormalNoise, Uniform, UShaped
     from inkwash.training import Progress, Rebuilt, TrainingError, rebuild, train
     from inkwash.types import Batch, Coeffs, Condition, Denoised, Query
 
@@ -134,9 +137,11 @@ _WHERE = {
         "Paired",
     ],
     "data": ["DataSpec", "Dataset"],
+    "distilling": ["Reflow"],
     "evaluation": ["BoundSettings", "FlowSettings", "Measurement", "held_out", "measure"],
     "exchange": ["from_diffusers", "from_dit", "pull", "push", "to_diffusers", "to_onnx", "to_torch_export"],
     "features": ["Classifier", "DinoV2", "Extractor", "Inception", "Lite0", "Raw", "extractor"],
+    "fewstep": ["Consistency", "MeanFlow", "Shortcut", "SoFlow"],
     "grids": ["Even", "Karras", "Leading", "Linspace", "Listed", "LogSnr", "Quadratic", "Trailing", "grid"],
     "edit": [
         "Blur",
@@ -179,11 +184,13 @@ _WHERE = {
     ],
     "pipeline": ["Pipeline", "load"],
     "samples": ["Samples"],
-    "recipes": ["Evaluation", "InLatents", "Recipe", "RecipeError", "Train", "read_recipe"],
+    "recipes": ["Evaluation", "InLatents", "Recipe", "RecipeError", "Teacher", "Train", "read_recipe"],
     "sampling": ["Sampling"],
-    "samplers": ["Adams", "Ancestral", "Ddim", "Deis", "DpmSolver", "Euler", "Heun", "Ipndm", "RungeKutta", "UniPC"],
+    "samplers": [
+        *("Adams", "Ancestral", "Ddim", "Deis", "DpmSolver", "Euler", "Heun", "Ipndm", "Jumps", "RungeKutta", "UniPC"),
+    ],
     "targets": ["X0", "Edm", "Eps", "Flow", "V"],
-    "times": ["Importance", "LogNormalNoise", "LogitNormal", "Uniform"],
+    "times": ["Importance", "LogNormalNoise", "LogitNormal", "UShaped", "Uniform"],
     "training": ["Progress", "Rebuilt", "TrainingError", "rebuild", "train"],
     "text": ["T5", "Clip", "MiniLm"],
     "types": ["Batch", "Coeffs", "Condition", "Denoised", "Query"],

@@ -1,6 +1,6 @@
 """Asking: from what people say, or a data set holds, to the conditions of a model's samples, and back to words."""
 
-from inkwash.asking.alike import check_alike
+from inkwash.asking.alike import check_alike, differing
 from inkwash.asking.ask import Ask, find_class, hideable, taken, takes
 from inkwash.asking.asked import Asked
 from inkwash.asking.opened import opened
@@ -11,6 +11,7 @@ __all__ = [
     "Asked",
     "check_alike",
     "condition_of",
+    "differing",
     "encoder_of",
     "find_class",
     "hideable",

@@ -10,13 +10,18 @@ from inkwash.modelfolder import Config
 
 def check_alike(mine: Config, weak: Config) -> None:
     """Raise ValueError, naming what differs, where a weak model draws other pictures, or is told of them otherwise."""
-    a, b = _identity(mine), _identity(weak)
-    if wrong := [name for name in a if a[name] != b[name]]:
+    if (wrong := differing(mine, weak)) is not None:
         raise ValueError(
-            f"The weak model differs in its {wrong[0]}, {b[wrong[0]]!r:.80} instead of {a[wrong[0]]!r:.80}: both must "
-            "draw the same kind of pictures, and be told of them in the same way. Take an earlier step of this run, "
-            "RUN@STEP, or a smaller model of the same data."
+            f"The weak model differs in its {wrong}: both must draw the same kind of pictures, and be told of them in "
+            "the same way. Take an earlier step of this run, RUN@STEP, or a smaller model of the same data."
         )
+
+
+def differing(mine: Config, other: Config) -> str | None:
+    """In what two models differ that ought to draw the same kind of pictures; None where they do not."""
+    a, b = _identity(mine), _identity(other)
+    wrong = next((name for name in a if a[name] != b[name]), None)
+    return None if wrong is None else f"{wrong}, {b[wrong]!r:.80} instead of {a[wrong]!r:.80}"
 
 
 def _identity(config: Config) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path as File
 from typing import Annotated, Any, Literal
 
+from inkwash.asking import hideable
 from inkwash.codec import Latents
 from inkwash.data import DataSpec
 from inkwash.fewstep import Consistency, MeanFlow, Shortcut, SoFlow
@@ -63,14 +64,20 @@ def student(
     """
     folder = find_model(run)
     config, told = read_config(folder), _told(folder, data)
+    if guidance != 1 and not hideable(config):
+        raise ValueError(
+            f"guidance = {guidance:g} needs a teacher with something to push away from: classes, or another condition "
+            f"that training hid at times, and {folder} has neither. Use guidance = 1."
+        )
     target, inputs = _carried(config)
     drawn = method.pairs if isinstance(method, Reflow) else 0
     objective = method.objective if isinstance(method, Reflow) else method
     if not isinstance(method, Reflow) and isinstance(config.target, Eps) and method.begin == 0:
         objective = replace(method, begin=0.3)  # what the network says has a new meaning: first it learns that
+    baked = guidance != 1 or drawn > 0 or pairs is not None
     sampler: AnySampler = Euler() if isinstance(method, Reflow) else Jumps()
     followed = replace(config.sampling, guidance=guidance)
-    if drawn or pairs:
+    if drawn or pairs is not None:
         followed = _followed(config, followed)
     return replace(
         told,
@@ -87,7 +94,7 @@ def student(
             epochs=None,
             init_from=str(folder.absolute()),
             # Guidance is part of it: what it would be without is learned no more.
-            label_dropout=0.0 if guidance != 1 or drawn or pairs else told.train.label_dropout,
+            label_dropout=1.0 if not config.classes else 0.0 if baked else told.train.label_dropout,
         ),
         sampler=Sampling(method=sampler, steps=steps, clip=config.sampling.clip),
         codec=InLatents(str(folder.absolute())) if isinstance(config.codec, Latents) else None,

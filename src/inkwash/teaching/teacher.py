@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inkwash.asking import check_alike, hideable
+from inkwash.asking import differing, hideable
 from inkwash.data import Dataset
 from inkwash.data.dataset import Array
 from inkwash.features.weights import tensors_hash
@@ -19,7 +19,7 @@ from inkwash.paths import Linear
 from inkwash.pipeline import Pipeline, load
 from inkwash.recipes import Teacher
 from inkwash.sampling import Sampling
-from inkwash.teaching.pairs import Told, pairs
+from inkwash.teaching.pairing import Told, pairs
 from inkwash.types import Condition, Denoiser, Query, like
 
 
@@ -73,10 +73,11 @@ def find_teacher(wanted: Teacher, student: Config, device: torch.device, autocas
             f"The teacher in {wanted.run} is not the one this run was begun with: its SHA-256 is {found[:12]}, then "
             f"{str(wanted.sha256)[:12]}. Give that one back, or start a new run."
         )
-    try:
-        check_alike(student, pipe.config)
-    except ValueError as error:
-        raise ValueError(f"The teacher {wanted.run} does not fit its student. {error}") from error
+    if (wrong := differing(student, pipe.config)) is not None:
+        raise ValueError(
+            f"The teacher {wanted.run} does not fit its student: it differs in its {wrong}. Both must draw the same "
+            "kind of pictures, and be told of them in the same way."
+        )
     own = wanted.sampler or replace(pipe.config.sampling, guidance=1.0)
     changes: dict[str, Any] = {"guidance": own.guidance}
     pipe.settings(**changes)  # refuses guidance of what cannot be guided
