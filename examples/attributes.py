@@ -1,7 +1,7 @@
 """Numbers measured in pictures, to ask a model for: how far each thing leans, how much of it there is, how tall it is.
 
     python examples/attributes.py fashion-mnist measured
-    inkwash train measured.npz --val-fraction 0.05
+    inkwash train measured.npz --val-fraction 0.05 --no-flip
     inkwash sample runs/measured --vector slant=30 --vector ink=0.2
     inkwash eval runs/measured --split val --measures fd,kid,vector
 

@@ -145,6 +145,8 @@ def test_vectors_of_an_npz(tmp_path: Path, cache: Path) -> None:
     np.testing.assert_array_equal(both.vectors, vectors)
     np.testing.assert_array_equal(one.vectors, vectors[:, 1:])
     assert both.vector_names == ("size", "angle") and one.vector_names == ("angle",)
+    # A mirror would keep the angle's sign: it is for who asks for it.
+    assert (before.flip, both.flip, one.flip, load(DataSpec(str(path), flip=True)).flip) == (True, False, False, True)
     assert len({before.fingerprint, both.fingerprint, one.fingerprint}) == 3
     np.savez(path, images=images, vectors=vectors[:, 0])
     assert load(str(path)).vector_names == ("0",)

@@ -173,6 +173,10 @@ def test_conditions_are_chosen_by_the_data_and_what_they_lack_is_told_at_once(
         "2 captions of squares speak of",
     ):
         assert part in said
+    assert "Pictures are mirrored, and their numbers stay" in said and "not mirrored" not in said
+    own = replace(r, data=replace(r.data, flip=None))
+    assert not load(own.data).flip and load(replace(own.data, vector=())).flip
+    assert any("not mirrored, since a mirror may change" in n for n in notes(own, told, replace(data, flip=False)))
     bare = replace(data, captions=None, vectors=None, vector_names=(), shown=None)
     assert settled(read_recipe({"data": {"source": "x"}}), bare, np.arange(24), torch.device("cpu")) == Conditions()
     # An empty caption is none, and a set of nothing but those has no captions.

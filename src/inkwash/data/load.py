@@ -119,7 +119,7 @@ def _from_files(spec: DataSpec, source: Source, cache: Path, progress: Progress 
     theirs = None if spec.pairs is None else pairs_source(spec.pairs)
     folder = _place(spec, name, source.key(), cache, theirs)
     if read_pack(folder) is not None:  # so that a packed archive need not be listed again
-        return open_pack(folder, name, flip=_flip(spec, True))
+        return _opened(folder, name, spec, True)
     if progress is not None:
         progress("Listing", 0, 0)
     listing = source.listing()
@@ -134,7 +134,7 @@ def _from_files(spec: DataSpec, source: Source, cache: Path, progress: Progress 
     chosen = arrange(listing, spec.split, str(source.path), spec.vector)
     pairs = None if theirs is None else match(chosen.names, listing.images, source.path, theirs)
     published(folder, _whole, lambda staged: pack_pictures(staged, source, chosen, spec, progress, pairs))
-    return open_pack(folder, name, flip=_flip(spec, True))
+    return _opened(folder, name, spec, True)
 
 
 def _packed(
@@ -149,7 +149,13 @@ def _packed(
     folder = published(
         _place(spec, name, key, cache), _whole, lambda staged: pack_arrays(staged, arrays(), spec, progress)
     )
-    return open_pack(folder, name, flip=_flip(spec, flip))
+    return _opened(folder, name, spec, flip)
+
+
+def _opened(folder: Path, name: str, spec: DataSpec, flip: bool) -> Dataset:
+    """A pack; pictures with numbers beside them are not mirrored unless asked to be: a mirror may change a number."""
+    data = open_pack(folder, name, flip=flip)
+    return replace(data, flip=_flip(spec, flip and data.vectors is None))
 
 
 def _place(spec: DataSpec, name: str, key: str, cache: Path, pairs: Source | None = None) -> Path:

@@ -19,8 +19,8 @@ class DataSpec:
     and fills with the background; "stretch" changes its proportions.
     channels: 1 (grey), 3 (RGB) or 4 (RGBA) for pictures, whatever the array has for arrays; None: as the source has.
     background: any CSS colour; transparent pictures are laid on it, padding is filled with it.
-    flip: whether training sees each picture mirrored half of the time. None: yes, except for digits, generated sets
-    and arrays of points, where a mirror changes the meaning.
+    flip: whether training sees each picture mirrored half of the time. None: yes, except for digits, generated sets,
+    arrays of points and pictures with numbers, where a mirror changes the meaning, or may.
     val_fraction: the share of pictures held out of training, in [0, 1); see `inkwash.data.split`.
     limit: take at most this many pictures, evenly at random (the same ones every time).
     max_pixels: a picture with more pixels than this is refused before it is decoded.

@@ -69,7 +69,9 @@ def notes(recipe: Recipe, told: Conditions, data: Dataset) -> Iterator[str]:
             "--no-flip keeps them as they are."
         )
     if data.flip and told.vector is not None:
-        yield "Pictures are mirrored, and their numbers stay as they are. Where a mirror changes one, add --no-flip."
+        yield "Pictures are mirrored, and their numbers stay as they are. Where a mirror changes one, use --no-flip."
+    if recipe.data.flip is None and not data.flip and data.vectors is not None and data.images.ndim == 4:
+        yield ("Pictures are not mirrored, since a mirror may change their numbers. Where it changes none, add --flip.")
     if told.names and getattr(recipe.objective, "coupled", False):
         yield (
             "objective.coupling exchanges noise among examples of the same condition, and there are hardly two of the "
