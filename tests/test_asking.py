@@ -18,7 +18,7 @@ from inkwash.codec import Latents, Pixels, Scaled
 from inkwash.conditions import ByImage, ByText, ByVector, Conditions, Edges, LowResolution, Masked
 from inkwash.edit import Decode, Vary
 from inkwash.model import Model, Plain
-from inkwash.modelfolder import save_model
+from inkwash.modelfolder import model_hash, save_model
 from inkwash.nets import DiT, TinyAutoencoder
 from inkwash.noise import Philox, Stream
 from inkwash.paths import VE
@@ -418,7 +418,9 @@ def test_a_weaker_model_is_pushed_away_from(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=f"The weak model differs in its {what}"):
             strong(1, prompt="a", weak=wrong, guidance=3)
     rarer = painter(text=replace(TEXT, dropout=0.5))
-    assert strong(1, prompt="a", weak=rarer, guidance=3).settings["weak"] == {}
+    assert strong(1, prompt="a", weak=rarer, guidance=3).settings["weak"] == {
+        "sha256": model_hash(rarer.config, rarer.model)
+    }
 
 
 def test_an_earlier_step_of_a_run_is_a_model_too(tmp_path: Path) -> None:
@@ -436,7 +438,9 @@ def test_an_earlier_step_of_a_run_is_a_model_too(tmp_path: Path) -> None:
         assert torch.equal(w, earlier[name].half().float()), name
     now = load(run, device="cpu")
     guided = now(2, weak=f"{run}@32", guidance=2.0)
-    assert guided.settings["weak"] == f"{run}@32"
+    named = {"model": f"{run}@32", "sha256": model_hash(old.config, old.model)}
+    assert guided.settings["weak"] == named  # which another run of this name would not have
+    assert model_hash(now.config, now.model) != named["sha256"]
     assert (guided.array == now(2, weak=old, guidance=2.0).array).all()
     assert (guided.array != now(2, guidance=2.0).array).any()
     with pytest.raises(ValueError, match=r"keeps no weights of step 33\. The nearest: 32"):

@@ -448,7 +448,7 @@ def test_rules_and_intervals_are_swept(tmp_path: Path, capsys: pytest.CaptureFix
     said = capsys.readouterr().out
     assert "| cfg in 0.3 to 5 " in said and "| apg " in said and said.count("| heun ") == 4
     drawn = [r.sampling for r in read_records(Path("runs/told/evaluation"))]
-    assert [s.get("interval") for s in drawn if "rule" not in s] == [[0.3, 5.0], [0.0, float("inf")]]
+    assert [s.get("interval") for s in drawn if "rule" not in s] == [[0.3, 5.0], None]
 
 
 def test_a_weaker_model_is_pushed_away_from(tmp_path: Path) -> None:
@@ -463,3 +463,23 @@ def test_a_weaker_model_is_pushed_away_from(tmp_path: Path) -> None:
     plain, other = read_records(Path("runs/told/evaluation"))
     assert "weak" not in plain.sampling and len(other.sampling["weak"]) == 64 and plain.measure == other.measure
     assert plain.value != other.value
+
+
+def test_what_a_model_cannot_be_drawn_with_is_told_before_the_real_side(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def never(*args: object, **settings: object) -> None:
+        raise AssertionError("the real side takes minutes")
+
+    monkeypatch.setattr("inkwash.evaluation.real_side", never)
+    for more, why in (
+        (("--guidance", "3"), "guidance = 3.0 needs a model with classes"),
+        (("--interval", "5,0.3"), "interval"),
+        (("--rule", "cgf"), "Did you mean cfg"),
+        (("--grid", "listed(times=[1, 0.5])"), "The times end at t = 0.5"),
+        (("--weak", "runs/photos"), "guidance = 1 is off"),
+        (("--weak", "runs/moons", "--guidance", "2"), "The weak model differs in its shape"),
+        (("--weak", "runs/photos", "--sweep", "steps=1,2"), "guidance = 1 is off"),
+    ):
+        assert run("eval", "runs/photos", "--split", "val", *PLAIN, *more) == 2
+        assert why in capsys.readouterr().err, more

@@ -18,7 +18,7 @@ from inkwash.codec import Standard
 from inkwash.evaluation.front import best, curve, pareto, plot, table
 from inkwash.evaluation.likelihood import weights_hash
 from inkwash.evaluation.record import Measure, Record, append
-from inkwash.evaluation.sweep import SWEEP, Point, SweepError, adopt, axes, combinations, sweep
+from inkwash.evaluation.sweep import SWEEP, Point, SweepError, adopt, axes, combinations, planned, sweep
 from inkwash.kinds import to_table
 from inkwash.model import Plain
 from inkwash.modelfolder import load_model, save_model
@@ -136,6 +136,25 @@ def test_what_a_model_refuses_is_said_with_the_combination() -> None:
         refused[0].startswith("guidance=1, grid=listed(times=[1.0, 0.1]), steps=4: ") and "end at t = 0.1" in refused[0]
     )
     assert refused[1].startswith("guidance=2, grid=even, steps=4: ") and "without" in refused[1]
+
+
+def test_a_weaker_model_is_pushed_away_from_where_there_is_guidance(tmp_path: Path) -> None:
+    """Also by a model of nothing; a point without guidance is the one that is drawn without a weaker model."""
+    plain, weak = pipeline(classes=()), pipeline(classes=())
+    these, refused = combinations(plain, axes(["guidance=1,1.5,2"]), weak=weak)
+    assert [s.guidance for s, _ in these] == [1.0, 1.5, 2.0] and refused == []
+    with pytest.raises(SweepError, match="guidance = 1 is off"):
+        planned(plain, {"steps": ["2"]}, weak=weak)
+    alone, asked, other = Asked(), Asked(), Asked()
+    run(tmp_path, alone, ["guidance=1"], pipe=plain)
+    run(tmp_path, asked, ["guidance=1,2"], pipe=plain, weak=weak)
+    assert len(alone.settings) == 1 and [(a["guidance"], a.get("weak")) for a in asked.settings] == [(2.0, weak)]
+    for same in (replace(weak.config, trained={"steps": 9.0}), replace(weak.config, sampling=Sampling(steps=1))):
+        run(tmp_path, other, ["guidance=2"], pipe=plain, weak=Pipeline(same, weak.model, weak.device))
+    assert other.settings == []
+    along = Pipeline(replace(weak.config, path=VE()), replace(weak.model, path=VE()), weak.device)
+    run(tmp_path, other, ["guidance=2"], pipe=plain, weak=along)
+    assert len(other.settings) == 1  # the same weights answer otherwise
 
 
 # Measuring.

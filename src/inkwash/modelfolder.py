@@ -5,6 +5,7 @@ A model of latents has the weights of its codec there too, in codec/, so that th
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from inkwash import checkpoint
 from inkwash._version import __version__
 from inkwash.codec import AnyCodec, Codec, LatentCodec, Latents
 from inkwash.conditions import Conditions
+from inkwash.features.weights import tensors_hash
 from inkwash.kinds import from_table, in_text, to_table
 from inkwash.model import AnyInputs, Model
 from inkwash.nets import AnyNet
@@ -100,6 +102,13 @@ class Loaded(NamedTuple):
     config: Config
     model: Model
     codec: Codec
+
+
+def model_hash(config: Config, model: Model) -> str:
+    """SHA-256 (hex) of what a model answers: of its weights and its config, but for its settings and its training."""
+    told = {name: value for name, value in to_table(config).items() if name not in ("sampling", "trained", "ema")}
+    whole = json.dumps([told, tensors_hash(model.net.state_dict())], sort_keys=True)
+    return hashlib.sha256(whole.encode()).hexdigest()
 
 
 def save_model(

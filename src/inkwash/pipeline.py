@@ -24,7 +24,7 @@ from inkwash.grids import Grid
 from inkwash.guidance import Along, Cfg, Chunked, Clipped, Rule, same_noise
 from inkwash.kinds import to_table
 from inkwash.model import Model, Prepared
-from inkwash.modelfolder import Config, load_whole
+from inkwash.modelfolder import Config, load_whole, model_hash
 from inkwash.noise import Philox, Stream
 from inkwash.samples import Samples
 from inkwash.sampling import Sampling
@@ -177,7 +177,7 @@ class Pipeline:
             **({} if shape == self.config.shape else {"size": list(self.config.codec.pictured(shape)[1:])}),
             **self.described(own),
             **asked.settings,
-            **({} if other is None else {"weak": other.config.trained if weak is other else str(weak)}),
+            **({} if other is None else {"weak": _named(other, weak)}),
             **edit.settings(),
         }
         return Samples(torch.cat(pieces).numpy(), asked.labels, settings, self.codec, asked.captions, asked.shown)
@@ -334,6 +334,12 @@ class Pipeline:
             weak = self._weaker[str(weak)]
         check_alike(self.config, weak.config)
         return weak
+
+
+def _named(other: Pipeline, weak: Pipeline | str | File | None) -> dict[str, str]:
+    """A weaker model as settings have it: by what it is, and by its place where it was given so."""
+    place = {} if weak is other else {"model": str(weak)}
+    return place | {"sha256": model_hash(other.config, other.model)}
 
 
 def _along(model: Model, path: Path, times: Tensor, x: Tensor) -> Denoiser:

@@ -151,6 +151,7 @@ def eval(
         mistakes += missing or [f"{source} holds no model, which {name} says what to do with." for name in of_models]
     refuse(mistakes)
 
+    from inkwash.asking import check_alike
     from inkwash.evaluation import (
         ALL,
         about_model,
@@ -181,7 +182,11 @@ def eval(
             refuse(check_asked(wanted or (), pipe.config.conditions.names))
             if weak is not None:
                 how["weak"] = load(weak, device=str(where), precision=precision, trust=trust, chunk=pipe.chunk)
-            for line in () if many is None else many.check(pipe):  # now: the real side may take minutes
+                check_alike(pipe.config, how["weak"].config)
+            if many is None:  # all that can be refused is refused now: the real side may take minutes
+                own = pipe.settings(**how | {"weak": weak is not None})
+                own.rehearse(pipe.model.path, pipe.model.target, learned_variance=pipe.model.learned_variance)
+            for line in () if many is None else many.check(pipe, how.get("weak")):
                 if here.first:
                     say(line)
         names, count = (wanted or ALL) if many is None else many.measures, against or n

@@ -32,11 +32,11 @@ class Sweep:
         """All that is measured of a point."""
         return (self.by, *(name for name in self.also if name != self.by))
 
-    def check(self, pipe: Pipeline) -> list[str]:
+    def check(self, pipe: Pipeline, weak: Pipeline | None = None) -> list[str]:
         """What the model refuses, and is left out. Raises ValueError for what is not to be measured at all."""
         from inkwash.evaluation.sweep import planned
 
-        these, refused = planned(pipe, self.varied, skip=self.skip)
+        these, refused = planned(pipe, self.varied, skip=self.skip, weak=weak)
         if self.adopt not in (None, "best") and not 1 <= int(self.adopt) <= len(these):
             raise ValueError(f"--adopt {self.adopt}: the sweep has points 1 to {len(these)}.")
         return [f"Left out: {why}" for why in refused]

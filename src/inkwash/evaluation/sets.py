@@ -20,9 +20,8 @@ from inkwash.data import Dataset, cache_dir, order
 from inkwash.evaluation.blocks import Row, Watch, filled, rows_hash, sha256
 from inkwash.evaluation.proportions import Asked
 from inkwash.evaluation.requests import Requests
-from inkwash.features.weights import tensors_hash
 from inkwash.kinds import to_table
-from inkwash.modelfolder import Config
+from inkwash.modelfolder import Config, model_hash
 from inkwash.pipeline import Pipeline
 from inkwash.ranks import ALONE, Ranks
 from inkwash.types import Denoised, Query
@@ -158,7 +157,7 @@ def generate(
     model = {k: v for k, v in to_table(config).items() if k not in ("sampling", "trained")}
     of = {"what": "generated", "weights": weights, "seed": seed, "model": model, "torch": torch.__version__}
     of |= pipe.described(own) | ({"label": _rule(labels)} if asked is None else {"asked": asked.about})
-    of |= {} if weak is None else {"weak": tensors_hash(weak.model.net.state_dict())}
+    of |= {} if weak is None else {"weak": model_hash(weak.config, weak.model)}
     shape, vectors = shape_of(config), len(config.shape) == 1
     row = Row(shape, "<f4" if vectors else "|u1", of)
     size = -(-batch_size // chunk) * chunk

@@ -25,12 +25,12 @@ from inkwash.features import Extractor, tensors_hash
 from inkwash.grids import AnyGrid, Listed
 from inkwash.guidance import AnyRule
 from inkwash.kinds import from_table, from_text, in_text, split_texts, to_table
-from inkwash.modelfolder import find_model, load_own_codec, read_config, save_model
+from inkwash.modelfolder import find_model, load_own_codec, model_hash, read_config, save_model
 from inkwash.paths import AnyPath
 from inkwash.pipeline import Pipeline
 from inkwash.ranks import ALONE, Ranks
 from inkwash.samplers import AnySampler
-from inkwash.sampling import Sampling
+from inkwash.sampling import EVERYWHERE, Sampling
 
 SWEEP = "sweep.jsonl"
 """The file in a run's evaluation folder that keeps every point measured, one a line, so that none is measured twice."""
@@ -123,8 +123,12 @@ def axes(texts: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
-def combinations(pipe: Pipeline, varied: Mapping[str, Sequence[str]]) -> tuple[list[tuple[Sampling, int]], list[str]]:
+def combinations(
+    pipe: Pipeline, varied: Mapping[str, Sequence[str]], *, weak: Pipeline | None = None
+) -> tuple[list[tuple[Sampling, int]], list[str]]:
     """Every combination of the values, tried without the network: (settings, calls), and what was refused why.
+
+    weak: what guidance pushes away from; where guidance is 1, nothing does.
 
     What is not varied is the model's own. A sampler that chooses its own steps, and a listed grid, which has its own,
     come once for all numbers of steps, and so does whatever is asked for twice. Raises SweepError for values that do
@@ -138,7 +142,7 @@ def combinations(pipe: Pipeline, varied: Mapping[str, Sequence[str]]) -> tuple[l
     for chosen in product(*(values.get(name, [None]) for name in AXES)):
         asked = {name: value for name, value in zip(AXES, chosen, strict=True) if value is not None}
         try:
-            own = _settled(pipe, asked)
+            own = _settled(pipe, asked, weak)
             found.setdefault(_key(own), (own, _calls(pipe, own)))
         except ValueError as error:
             refused[f"{', '.join(f'{k}={_text(v)}' for k, v in asked.items())}: {error}"] = None
@@ -146,10 +150,12 @@ def combinations(pipe: Pipeline, varied: Mapping[str, Sequence[str]]) -> tuple[l
 
 
 def planned(
-    pipe: Pipeline, varied: Mapping[str, Sequence[str]], *, skip: bool = False
+    pipe: Pipeline, varied: Mapping[str, Sequence[str]], *, skip: bool = False, weak: Pipeline | None = None
 ) -> tuple[list[tuple[Sampling, int]], list[str]]:
     """`combinations` as they are measured: SweepError has what is refused, unless that is to be left out."""
-    these, refused = combinations(pipe, varied)
+    these, refused = combinations(pipe, varied, weak=weak)
+    if weak is not None and these and all(own.guidance == 1 for own, _ in these):
+        raise SweepError(["weak is what guidance pushes away from, and guidance = 1 is off. Try guidance = 2."])
     if refused and (not skip or not these):
         raise SweepError(refused)
     return these, refused
@@ -172,9 +178,12 @@ def sweep(
     folder: File | None = None,
     ranks: Ranks = ALONE,
     watch: Watch | None = None,
+    weak: Pipeline | None = None,
     **given: Any,
 ) -> list[Point]:
     """Measure n pictures from each combination of what `axes` gives, with the same seeds; one point for each.
+
+    weak: as in a pipeline's call, loaded; a point without guidance is drawn without it.
 
     by: what points are compared by; also: further measures of the same pictures, kept with each point. evaluate: what
     measures, usually `evaluation.evaluate`; given: more of its arguments. file: keeps every point as
@@ -184,7 +193,7 @@ def sweep(
     are until it is kept. Of several ranks, which need one, the first measures; the others draw, and get no points.
     Raises ValueError where the file is damaged.
     """
-    these, _ = planned(pipe, varied, skip=skip)
+    these, _ = planned(pipe, varied, skip=skip, weak=weak)
     same = {
         "by": by,
         "reference": [reference.key, len(reference)],
@@ -197,11 +206,12 @@ def sweep(
     more = tuple(name for name in also if name != by)
     same |= {"also": sorted(more)} if more else {}
     same |= {"judge": given["judge"].weights} if more and given.get("judge") is not None else {}
-    same |= {"weak": tensors_hash(given["weak"].model.net.state_dict())} if given.get("weak") is not None else {}
+    other = {} if weak is None else {"weak": model_hash(weak.config, weak.model)}
     kept = _read(file)
     points = []
     for number, (own, calls) in enumerate(these, 1):
-        asked = same | pipe.described(own)
+        guided = other if own.guidance != 1 else {}
+        asked = same | guided | pipe.described(own)
         line = next((line for line in kept if line["asked"] == asked), None)
         record = None if line is None else from_table(Record, line["record"])
         beside = [] if line is None else [from_table(Record, one) for one in line.get("also", [])]
@@ -221,9 +231,10 @@ def sweep(
                 sampler=own.method,
                 guidance=own.guidance,
                 rule=own.rule,
-                interval=own.interval,
+                interval=own.interval or EVERYWHERE,
                 grid=own.grid,
                 path=own.path,
+                **({"weak": weak} if guided else {}),
                 **given,
             )
             if ranks.first:
@@ -305,7 +316,7 @@ def _values(varied: Mapping[str, Sequence[str]]) -> tuple[dict[str, list[Any]], 
                 elif name == "guidance":
                     value = Sampling(guidance=_float(text)).guidance
                 elif name == "interval":
-                    value = Sampling().changed(interval=text.strip("()")).interval
+                    value = Sampling().changed(interval=text.strip("()")).interval or EVERYWHERE
                 else:
                     value = from_text(unions[name], text, name)
                 found.setdefault(name, []).append(value)
@@ -320,9 +331,10 @@ def _float(text: str) -> float:
     raise ValueError(f"guidance = {text} must be a number. 1 is off; usual values are 1 to 4.")
 
 
-def _settled(pipe: Pipeline, asked: Mapping[str, Any]) -> Sampling:
+def _settled(pipe: Pipeline, asked: Mapping[str, Any], weak: Pipeline | None = None) -> Sampling:
     """The model's settings with these, the number of steps where it means something."""
-    own = pipe.settings(**{k: v for k, v in asked.items() if k != "steps"})
+    guided = asked.get("guidance", pipe.config.sampling.guidance) != 1
+    own = pipe.settings(weak=weak is not None and guided, **{k: v for k, v in asked.items() if k != "steps"})
     if "steps" in asked and not (isinstance(own.grid, Listed) or _own_steps(pipe, own)):
         own = own.changed(steps=asked["steps"])
     return own
