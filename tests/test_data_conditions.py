@@ -83,7 +83,9 @@ def test_numbers_of_metadata_become_vectors(tmp_path: Path, cache: Path) -> None
     np.testing.assert_array_equal(again.vectors, data.vectors)  # from the pack
     plain = load(DataSpec(source))
     assert plain.vectors is None and plain.vector_names == ()
-    assert plain.notes == ("metadata.jsonl also has numbers that can be learned from: angle, where (data.vector).",)
+    assert plain.notes == (
+        "metadata.jsonl also has numbers that can be learned from: angle, where, open (data.vector).",
+    )
     assert not data.notes
     part = load(DataSpec(source, vector=("angle",), limit=3))
     numbers = (part.images[:, 0, 0, 0] // 10).tolist()  # which pictures were taken
@@ -107,7 +109,8 @@ def test_an_unreadable_picture_takes_its_numbers_with_it(tmp_path: Path, cache: 
     ("columns", "rows", "message"),
     [
         (("angel",), ROWS, "No line of metadata.jsonl in .* has a column 'angel'. Did you mean angle?"),
-        (("zzz",), ROWS, "Those with numbers: angle, where."),
+        (("zzz",), ROWS, "Those with numbers: angle, where, open."),
+        (("v", "v.1"), ({"v": [1, 2], "v.1": 3},), r"two numbers called v\.1: one of a list, and a column"),
         (("text",), ROWS, "text of 0.png is 'a', not a number"),
         (("v",), ({"v": [1, 2]}, {"v": [1]}), "v must be a number .* a list of 1 and a list of 2"),
         (("v",), ({"v": [1, 2]}, {"v": 3}), "a list of 2 and a number"),
@@ -121,6 +124,15 @@ def test_mistakes_in_numbers(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         load(DataSpec(folder(tmp_path / "set", pictures() | metadata(*rows)), vector=columns))
+
+
+def test_captions_are_strings_with_a_word_in_a_column_text(tmp_path: Path, cache: Path) -> None:
+    rows = [{"caption": "a cat", "tags": ["x"], "n": 1, "text": None}, *[{"caption": "a dog"}] * (N - 1)]
+    data = load(folder(tmp_path / "other", pictures() | metadata(*rows)))
+    assert data.captions is None
+    assert data.notes[0] == "metadata.jsonl has no captions: those are in a column text, and it has caption, tags."
+    blank = folder(tmp_path / "blank", pictures() | metadata({"text": "one"}, *[{"text": " \t"}] * (N - 1)))
+    assert check(blank).captioned == load(blank).captioned == 1
 
 
 def test_numbers_need_somewhere_to_come_from(tmp_path: Path, cache: Path) -> None:

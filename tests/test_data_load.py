@@ -159,6 +159,10 @@ def test_whole_number_labels_are_sorted_by_value(tmp_path, cache):
         ('{"name": "0.png"}', 'line 1 has no "file_name"'),
         ('{"file_name": "0.png"}\n{"file_name": "./0.png"}', "line 2 names ./0.png a second time"),
         ('{"file_name": "0.png", "label": [1]}', "label must be a string or a whole number"),
+        (
+            '{"file_name": "9.png"}\n{"file_name": "0.png", "text": ["a", "b"]}',
+            r"line 2: text must be a string.*\['a', 'b'\]",
+        ),
         ('{"file_name": "../../etc/passwd"}', "lists no picture that is there"),
     ],
 )

@@ -81,7 +81,7 @@ def with_tokens(
 
     Raises ValueError for a data set without a caption, and for tokens beyond float16's range, 65504.
     """
-    if data.captions is None or not any(c.strip() for c in data.captions):
+    if data.captions is None or not data.captioned:
         raise ValueError(
             f"{data.name} has no captions. A folder has them in metadata.jsonl, as `text` of each picture."
         )

@@ -107,7 +107,7 @@ def check(spec: DataSpec | str, *, progress: Progress | None = None, cache: Path
     return Report(
         data=data,
         classes=counts,
-        captioned=None if data.captions is None else sum(bool(c) for c in data.captions),
+        captioned=None if data.captions is None else data.captioned,
         sizes=(pack.sizes or {}) if pack is not None else {},
         modes=(pack.modes or {}) if pack is not None else {},
         bad=_bad(data.folder),

@@ -109,6 +109,11 @@ class Dataset:
         _, h, w, c = self.images.shape
         return (int(c), int(h), int(w))
 
+    @property
+    def captioned(self) -> int:
+        """How many examples have a caption: a text with a word in it."""
+        return sum(bool(c.strip()) for c in self.captions or ())
+
     def take(self, index: npt.ArrayLike, mirrored: npt.ArrayLike | None = None) -> Rows:
         """The examples `index` [B] and all that is known of them; mirrored: [B] bool, those taken mirrored."""
         i = np.asarray(index, np.int64)

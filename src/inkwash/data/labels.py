@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from inkwash.data.numbers import Vectors, columns, offered
+from inkwash.data.numbers import Vectors, columns, offered, worded
 from inkwash.data.sources import METADATA, Listing
 from inkwash.data.spec import Split
 
@@ -79,7 +79,9 @@ def arrange(listing: Listing, split: Split, where: str, numbers: Sequence[str] =
             raise ValueError(f"{METADATA} in {where} lists no picture that is there. Check its `file_name` column.")
         rows = [entries[n] for n in names]
         if any(r.get("text") for r in rows):
-            texts = [str(r.get("text") or "") for r in rows]
+            texts = [r.get("text") or "" for r in rows]
+        elif others := worded(rows):
+            notes.append(f"{METADATA} has no captions: those are in a column text, and it has {', '.join(others)}.")
         if numbers:
             vectors = columns(rows, numbers, where)
         elif there := offered(rows):
@@ -173,5 +175,7 @@ def _metadata(files: dict[str, bytes], where: str) -> dict[str, dict[str, Any]]:
                 raise ValueError(f"{at} names {row['file_name']} a second time. Keep one of the lines.")
             if not isinstance(row.get("label"), (str, int, type(None))):
                 raise ValueError(f"{at}: label must be a string or a whole number, not {row['label']!r}.")
+            if not isinstance(row.get("text"), (str, type(None))):
+                raise ValueError(f"{at}: text must be a string, one caption, not {row['text']!r:.80}.")
             entries[picture] = row
     return entries

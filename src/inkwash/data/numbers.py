@@ -23,7 +23,7 @@ def columns(rows: Sequence[dict[str, Any]], names: Sequence[str], where: str) ->
 
     A column holds a number in every line (or true and false, 1 and 0), or lists of equally many: the numbers of a list
     are called name.0, name.1 and so on. One that is missing or null is not known: NaN. Raises ValueError for a column
-    that no line has, and for what is no finite number, naming the picture.
+    that no line has, for two numbers of one name, and for what is no finite number, naming the picture.
     """
     parts, called = list[Vectors](), list[str]()
     for name in names:
@@ -45,13 +45,24 @@ def columns(rows: Sequence[dict[str, Any]], names: Sequence[str], where: str) ->
                 part[i] = [_number(v, name, rows[i], where) for v in (value if isinstance(value, list) else [value])]
         parts.append(part)
         called += [name] if not lengths else [f"{name}.{k}" for k in range(count)]
+    if twice := sorted({name for name in called if called.count(name) > 1}):
+        raise ValueError(
+            f"{METADATA} in {where} has two numbers called {', '.join(twice)}: one of a list, and a column of that "
+            "name. Rename the column."
+        )
     return np.concatenate(parts, axis=1), tuple(called)
 
 
 def offered(rows: Sequence[dict[str, Any]]) -> list[str]:
     """The columns of metadata.jsonl that hold numbers, or lists of them, wherever they hold anything."""
     names = dict.fromkeys(n for r in rows for n in r if n not in _KNOWN)
-    return [n for n in names if _numeric([r[n] for r in rows if r.get(n) is not None])]
+    return [n for n in names if _holds(rows, n, (int, float))]  # true and false are 1 and 0
+
+
+def worded(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The columns of metadata.jsonl besides those it knows that hold strings, or lists of them."""
+    names = dict.fromkeys(n for r in rows for n in r if n not in _KNOWN)
+    return [n for n in names if _holds(rows, n, str)]
 
 
 def chosen(vectors: Vectors, held: Sequence[str], names: Sequence[str], where: str) -> tuple[Vectors, tuple[str, ...]]:
@@ -61,9 +72,11 @@ def chosen(vectors: Vectors, held: Sequence[str], names: Sequence[str], where: s
     return (vectors[:, [list(held).index(n) for n in names]], tuple(names)) if names else (vectors, tuple(held))
 
 
-def _numeric(values: list[Any]) -> bool:
+def _holds(rows: Sequence[dict[str, Any]], name: str, kind: type | tuple[type, ...]) -> bool:
+    """Whether a column holds values of these kinds, or lists of them, wherever it holds anything."""
+    values = [r.get(name) for r in rows]
     inside = [v for value in values for v in (value if isinstance(value, list) else [value]) if v is not None]
-    return bool(inside) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in inside)
+    return bool(inside) and all(isinstance(v, kind) for v in inside)
 
 
 def _number(value: Any, name: str, row: dict[str, Any], where: str) -> float:
