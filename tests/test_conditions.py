@@ -248,6 +248,13 @@ def test_numbers_are_measured_where_they_are_known() -> None:
     assert z.dtype == torch.float32
     assert torch.equal(z.isnan(), torch.from_numpy(v).isnan())
     assert z[2, 0] == pytest.approx(4 / 2.94392) and z[0, 1] == 0
+    # A mean far from zero is as exact as the deviation, and what is stated stays.
+    far = 100_000.3 + 0.1 * np.array([[-1.0], [1.0], [3.0], [-3.0]])
+    wide = ByVector().measured(far, ("year",))  # type: ignore[arg-type]
+    assert wide.mean == pytest.approx((100_000.3,), abs=1e-6) and wide.std == (0.223607,)
+    stated = ByVector(("year",), mean=(99_999.0,)).measured(far, ("year",))  # type: ignore[arg-type]
+    assert (stated.mean, stated.std) == ((99_999.0,), (0.223607,))
+    assert ByVector(("year",), std=(7.0,)).measured(far, ("year",)).std == (7.0,)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="No training example has a number size"):
         ByVector().measured(v[1:2], ("angle", "size"))
     with pytest.raises(ValueError, match="have not been measured"):

@@ -177,13 +177,16 @@ def test_conditions_are_chosen_by_the_data_and_what_they_lack_is_told_at_once(
     own = replace(r, data=replace(r.data, flip=None))
     assert not load(own.data).flip and load(replace(own.data, vector=())).flip
     assert any("not mirrored, since a mirror may change" in n for n in notes(own, told, replace(data, flip=False)))
+    # What is stated is neither measured nor taken from a model to start from.
+    own = replace(r, conditions=Conditions(vector=ByVector(("size",), std=(2.0,)), image=told.image))
+    for start, mean in ((None, told.vector.mean), (Conditions(vector=ByVector(("size",), (9.0,), (5.0,))), (9.0,))):  # type: ignore[union-attr]
+        got = settled(own, data, np.arange(24), torch.device("cpu"), start).vector
+        assert got is not None and got.std == (2.0,) and got.mean == pytest.approx(mean, abs=1e-5)
     bare = replace(data, captions=None, vectors=None, vector_names=(), shown=None)
     assert settled(read_recipe({"data": {"source": "x"}}), bare, np.arange(24), torch.device("cpu")) == Conditions()
     # An empty caption is none, and a set of nothing but those has no captions.
-    assert (
-        settled(replace(r, data=DataSpec("x")), replace(bare, captions=("",) * 24), np.arange(24), torch.device("cpu"))
-        == Conditions()
-    )
+    blank = replace(bare, captions=("", " ") * 12)
+    assert settled(replace(r, data=DataSpec("x")), blank, np.arange(24), torch.device("cpu")) == Conditions()
     everything_asked = {"text": {}, "vector": {}, "image": {"task": "paired"}}
     asked = read_recipe({"data": spec, "conditions": everything_asked})
     with pytest.raises(

@@ -8,6 +8,7 @@ left out, and guidance does not push away from it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from math import floor, log10
 from typing import Annotated
 
 import numpy as np
@@ -67,15 +68,18 @@ class ByVector(Component):
     def measured(self, vectors: npt.NDArray[np.float32], names: tuple[str, ...]) -> ByVector:
         """The same with the names, means and deviations of these vectors [N, V], NaN where a number is not known.
 
-        In float64, over the known ones, to six digits; a number that never varies has deviation 1. Raises ValueError
-        for one that is known nowhere.
+        In float64, over the known ones; a deviation to six digits, a mean to a millionth of it; a number that never
+        varies has deviation 1. What is stated stays. Raises ValueError for one that is known nowhere.
         """
         known = np.isfinite(vectors)
         if empty := [n for n, k in zip(names, known.T, strict=True) if not k.any()]:
             raise ValueError(f"No training example has a number {', '.join(empty)}. Take it out of data.vector.")
         columns = [vectors[k, i].astype(np.float64) for i, k in enumerate(known.T)]
-        std = [c.std() if c.min() < c.max() else 1.0 for c in columns]
-        return replace(self, names=names, mean=tuple(_digits(c.mean()) for c in columns), std=tuple(map(_digits, std)))
+        std = self.std or tuple(float(f"{c.std():.6g}") if c.min() < c.max() else 1.0 for c in columns)
+        mean = self.mean or tuple(
+            round(float(c.mean()), 6 - floor(log10(s))) for c, s in zip(columns, std, strict=True)
+        )
+        return replace(self, names=names, mean=mean, std=std)
 
     def standard(self, vectors: Tensor) -> Tensor:
         """What a network is told for numbers [B, V]: (v - mean)/std, float32; what is not known (NaN) stays so."""
@@ -121,10 +125,6 @@ class Conditions(Component):
 def _check_dropout(name: str, dropout: float) -> None:
     if not 0.0 <= dropout < 1.0:
         raise ValueError(f"{name}.dropout = {dropout} must be in [0, 1): the share of examples that do not see it.")
-
-
-def _digits(value: float) -> float:
-    return float(f"{value:.6g}")
 
 
 __all__ = [

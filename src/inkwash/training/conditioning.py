@@ -28,7 +28,7 @@ def settled(
     told = recipe.conditions
     if told is None:
         told = Conditions(
-            text=ByText() if _captioned(data) else None,
+            text=ByText() if data.captioned else None,
             vector=ByVector() if data.vectors is not None else None,
             image=ByImage(Paired()) if recipe.data.pairs is not None else None,
         )
@@ -37,8 +37,10 @@ def settled(
     if told.image is not None:
         told.image.task.check(data.shape)
     if start is not None and start.vector and told.vector and start.vector.names == data.vector_names:
-        known = start.vector if told.vector.mean is None else told.vector
-        told = replace(told, vector=replace(known, dropout=told.vector.dropout))
+        mine, known = told.vector, start.vector
+        told = replace(
+            told, vector=replace(known, mean=mine.mean or known.mean, std=mine.std or known.std, dropout=mine.dropout)
+        )
     vector = told.vector and _measured(told.vector, data, rows)
     try:
         return replace(told, vector=vector, text=told.text and _found(told.text, device))
@@ -56,10 +58,9 @@ def require(recipe: Recipe) -> None:
 
 def notes(recipe: Recipe, told: Conditions, data: Dataset) -> Iterator[str]:
     """What a user should know of what is learned from, where the recipe does not say it, and of what cannot be."""
-    captioned = _captioned(data)
     if recipe.conditions is None and told.text is not None:
         yield f"Learning from the captions of {data.name}, read by {in_text(told.text.encoder)}; --text none does not."
-    if recipe.conditions is not None and told.text is None and captioned:
+    if recipe.conditions is not None and told.text is None and data.captioned:
         yield f"The captions of {data.name} are not learned from; --text minilm does."
     if told.vector is not None:
         yield f"Learning from the numbers {', '.join(told.vector.names)} of {data.name}."
@@ -79,17 +80,13 @@ def notes(recipe: Recipe, told: Conditions, data: Dataset) -> Iterator[str]:
         )
 
 
-def _captioned(data: Dataset) -> bool:
-    return data.captions is not None and any(data.captions)
-
-
 def _sided(caption: str) -> bool:
     """Whether a text means another picture in a mirror, as far as its words say."""
     return re.search(r"\b(left|right)(wards?|most|-)?\b", caption, re.IGNORECASE) is not None
 
 
 def _missing(told: Conditions, data: Dataset) -> Iterator[str]:
-    if told.text is not None and not _captioned(data):
+    if told.text is not None and not data.captioned:
         yield (
             f"conditions.text learns from captions, and {data.name} has none. A folder has them in metadata.jsonl, a "
             'line for each picture: {"file_name": "a.png", "text": "a red apple"}. --text none learns without.'
