@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import inkwash
 from inkwash.data import load as load_data
+from inkwash.data import order
 from inkwash.distilling import Reflow, student
 from inkwash.fewstep import Consistency, MeanFlow, Shortcut, SoFlow
 from inkwash.model import CarriedInputs, Model
@@ -25,10 +26,11 @@ from inkwash.ranks import Ranks
 from inkwash.recipes import Recipe, RecipeError, Teacher, read_recipe
 from inkwash.samplers import Heun, Jumps
 from inkwash.sampling import Sampling
-from inkwash.targets import Carried, Flow, V
+from inkwash.targets import Carried, Eps, Flow, V
 from inkwash.teaching import Bound, pairs
-from inkwash.times import UShaped
+from inkwash.times import UShaped, Visited
 from inkwash.training import train
+from inkwash.training.run import continued, resume_recipe
 from inkwash.training.setup import set_up
 from inkwash.types import Condition, Query
 from tinyruns import assert_same, finish, state
@@ -319,3 +321,90 @@ def test_public_names() -> None:
     assert inkwash.Jumps is Jumps
     assert inkwash.SoFlow is SoFlow
     assert Heun() != Jumps()
+
+
+def test_other_rows_are_other_pairs(tmp_path: Path) -> None:
+    """Two runs that hold out other rows, as many: each has the labels its pictures were asked for."""
+    pipe, data = load(trained(tmp_path / "run"), chunk=64), load_data(points().data)
+    one, other = (pairs(pipe, "sha", data, Sampling(), 12, among=np.arange(k, k + 20)) for k in (0, 20))
+    assert one.fingerprint != other.fingerprint
+    for found in (one, other):
+        assert found.labels is not None
+        drawn = pipe(12, label=found.labels.tolist(), steps=20, sampler="heun").array
+        np.testing.assert_allclose(
+            pipe.codec.decode(torch.from_numpy(np.array(found.images)).float()), drawn, atol=4e-3
+        )
+
+
+def test_a_pair_keeps_what_it_was_shown(tmp_path: Path) -> None:
+    """A model that is shown edges: pairs are of its answers, and are shown the edges of the data's pictures."""
+    tables: dict[str, Any] = {
+        "data": {"source": "shapes", "limit": 12},
+        "net": {"kind": "unet", "preset": "tiny", "widths": [16], "patch": 2, "depth": 1},
+        "conditions": {"image": {"task": "edges"}},
+        "sampler": {"method": "heun", "steps": 2},
+        "train": {"steps": 2, "batch_size": 8, "samples": 2},
+    }
+    run = tmp_path / "run"
+    finish(read_recipe(tables), run)
+    recipe = student(run, Reflow(pairs=20), minutes=1)
+    data = load_data(recipe.data)
+    setup = set_up(recipe, data)
+    number = torch.arange(5)
+    rows = setup.dataset.take(number.numpy())
+    batch = setup.batch(rows, number)
+    assert setup.dataset.labels is not None
+    wanted = setup.pictures.take(np.resize(order(0, 0, 12), 20)[:5])
+    assert recipe.conditions is not None
+    assert recipe.conditions.image is not None
+    shown = setup.codec.encode(torch.from_numpy(recipe.conditions.image.task.show(wanted.images)))
+    assert batch.cond.image is not None
+    assert torch.equal(batch.cond.image, shown)
+    assert not torch.equal(setup.codec.encode(torch.from_numpy(wanted.images)), batch.x0)
+
+
+def test_a_resumed_student_keeps_how_its_teacher_is_followed(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run")
+    recipe = student(run, Reflow(pairs=20), minutes=1)
+    recipe = replace(recipe, train=replace(recipe.train, minutes=None, steps=4))
+    count = iter(range(100))
+    finish(recipe, tmp_path / "student", stop=lambda: next(count) >= 2)
+    for change in ("teacher.pairs=7", "teacher.sampler.guidance=3.0"):
+        with pytest.raises(RecipeError, match=change.split("=")[0].replace(".", r"\.")):
+            resume_recipe(tmp_path / "student", {}, [change])
+    assert recipe.teacher is not None
+    again = replace(recipe, teacher=replace(recipe.teacher, sha256=None))
+    kept, _ = continued(read_recipe(tmp_path / "student" / "recipe.toml"), again, "run")
+    assert kept.teacher is not None
+    assert kept.teacher.sha256 is not None
+
+
+def test_a_teacher_of_noise_is_asked_no_nearer_to_the_end_than_it_can_say(tmp_path: Path) -> None:
+    """Its error of 2 % in the noise would be one of 2 % of sigma/alpha in the data: at t = 1, without bound."""
+
+    class Off(nn.Module):
+        def forward(self, x: Tensor, t: Tensor, s: Tensor, cond: Condition) -> Tensor:
+            return 0.98 * x
+
+    pipe = load(trained(tmp_path / "run"), chunk=64)
+    pipe.model = Model(Off(), Linear(), Eps())
+    x, one = torch.ones(2, 2, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
+    found = Bound(pipe, Sampling(), Teacher("run")).velocity(x, one, Condition())
+    at = 157 / 158  # sigma/alpha = 157
+    torch.testing.assert_close(found, x - (x - at * 0.98 * x) / (1 - at), rtol=1e-6, atol=1e-6)
+
+
+def test_visited_times_are_those_of_samplers_with_their_shares() -> None:
+    """Of steps 1 and 4: t = 1 with 1/2 + 1/8, the quarters below with 1/8 each."""
+    u = (torch.arange(8000, dtype=torch.float64) + 0.5) / 8000
+    t = Visited((1, 4))(u, Linear())
+    shares = {v: int((t == v).sum()) / 8000 for v in t.unique().tolist()}
+    assert shares == pytest.approx({0.25: 0.125, 0.5: 0.125, 0.75: 0.125, 1.0: 0.625}, abs=1e-3)
+    assert bool((t.diff() >= 0).all())
+    with pytest.raises(ValueError, match="from 1 on"):
+        Visited((0,))
+
+
+def test_jumps_take_no_times_that_learn() -> None:
+    with pytest.raises(RecipeError, match="single times"):
+        points(objective={"kind": "soflow", "times": "importance"})

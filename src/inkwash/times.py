@@ -125,6 +125,31 @@ class UShaped(Density):
 
 
 @dataclass(frozen=True)
+class Visited(Density):
+    """The times at which samplers of so many even steps ask: i/k, i = 1 .. k, for each k of `steps`, equally often.
+
+    For a flow that is straight already, and is to be exact there (Liu et al. 2023, distillation). Raises ValueError for
+    numbers of steps below 1.
+    """
+
+    steps: tuple[int, ...] = (1, 2, 4)
+    stratified: bool = True
+    kind: Literal["visited"] = field(default="visited", kw_only=True, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.steps or min(self.steps) < 1:
+            raise ValueError(f"steps = {list(self.steps)} must be whole numbers from 1 on. Usual are 1, 2 and 4.")
+
+    def __call__(self, u: Tensor, path: Path) -> Tensor:
+        """The quantile of the discrete law that counts 1/(k·number of k) for each i/k."""
+        times = torch.tensor([i / k for k in self.steps for i in range(1, k + 1)], dtype=torch.float64)
+        shares = torch.tensor([1 / k for k in self.steps for _ in range(k)], dtype=torch.float64) / len(self.steps)
+        order = times.argsort(stable=True)
+        ends = shares[order].cumsum(0)[:-1].contiguous()
+        return times[order][torch.searchsorted(ends, u, right=True)]
+
+
+@dataclass(frozen=True)
 class Importance(Density):
     """Times drawn as often as their losses are large, and weighed down by as much (Nichol and Dhariwal 2021, sec. 3.3).
 
@@ -200,7 +225,7 @@ class _Binned(Density):
         return 1 / (len(self.shares) * self.shares[_bin(t, len(self.shares))])
 
 
-AnyDensity = Annotated[Uniform | LogitNormal | LogNormalNoise | UShaped | Importance, OneOf()]
+AnyDensity = Annotated[Uniform | LogitNormal | LogNormalNoise | UShaped | Visited | Importance, OneOf()]
 """A density as a recipe names it."""
 
 

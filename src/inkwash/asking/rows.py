@@ -39,7 +39,8 @@ def condition_of(config: Config, codec: Codec, rows: Rows, noise: Noise, device:
         task = told.image.task
         _check(rows.shown is not None or not task.paired, "partners", "data.pairs names them")
         # In latents what the task shows has been encoded with the pictures; partners may be there for another task.
-        if rows.shown is not None and (task.paired or rows.shown.dtype != np.uint8):
+        drawn = rows.noise is not None  # by a teacher: what it was shown belongs to the pair
+        if rows.shown is not None and (drawn or task.paired or rows.shown.dtype != np.uint8):
             source = rows.shown
         else:
             source = task.show(rows.images)

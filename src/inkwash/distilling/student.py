@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from inkwash.asking import hideable
 from inkwash.codec import Latents
+from inkwash.conditions import Conditions
 from inkwash.data import DataSpec
 from inkwash.fewstep import Consistency, MeanFlow, Shortcut, SoFlow
 from inkwash.kinds import OneOf
@@ -51,19 +52,21 @@ def student(
     *,
     steps: int = 4,
     minutes: float = 10.0,
-    guidance: float = 1.0,
+    guidance: float | None = None,
     pairs: int | None = None,
     data: str | None = None,
 ) -> Recipe:
     """The recipe of a student of the model in a run's folder, begun with that model's weights.
 
     steps: as how many it is sampled unless others are asked for; guidance: of the teacher's that becomes part of the
-    student, which is then sampled without; pairs: learn from so many pictures of the teacher's, and from no data; data:
+    student, which is then sampled without; None: as the teacher is drawn unless others are asked for; pairs: learn from
+    so many pictures of the teacher's, and from no data; data:
     what the teacher was trained on, where its run's recipe does not say. Raises ValueError where nothing says it, for
     guidance of a model with nothing to push away from, and for what `Recipe` refuses.
     """
     folder = find_model(run)
     config, told = read_config(folder), _told(folder, data)
+    guidance = config.sampling.guidance if guidance is None else guidance
     if guidance != 1 and not hideable(config):
         raise ValueError(
             f"guidance = {guidance:g} needs a teacher with something to push away from: classes, or another condition "
@@ -96,11 +99,17 @@ def student(
             # Guidance is part of it: what it would be without is learned no more.
             label_dropout=1.0 if not config.classes else 0.0 if baked else told.train.label_dropout,
         ),
-        sampler=Sampling(method=sampler, steps=steps, clip=config.sampling.clip),
+        sampler=Sampling(method=sampler, steps=steps),
         codec=InLatents(str(folder.absolute())) if isinstance(config.codec, Latents) else None,
-        conditions=config.conditions,
+        conditions=_always(config.conditions) if baked else config.conditions,
         teacher=Teacher(str(folder.absolute()), sampler=followed, pairs=drawn if pairs is None else pairs),
     )
+
+
+def _always(told: Conditions) -> Conditions:
+    """The same conditions, never hidden."""
+    parts = {name: part and replace(part, dropout=0.0) for name, part in vars(told).items()}
+    return replace(told, **parts)
 
 
 def _told(folder: File, data: str | None) -> Recipe:

@@ -47,6 +47,11 @@ class FlowMap(Component, ABC):
     power: float
 
     def __post_init__(self) -> None:
+        if self.times.memory():
+            raise ValueError(
+                f"times = {self.times} learns from the losses of single times, and a jump has two. Use logit-normal or "
+                "uniform."
+            )
         if not 0 <= self.same < 1:
             raise ValueError(f"same = {self.same} must lie in [0, 1): with 1 no jump is ever learned. Usual is 0.5.")
         if not 0 <= self.begin < 1:

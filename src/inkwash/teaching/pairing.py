@@ -12,14 +12,17 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path as File
+from typing import Any
 
 import numpy as np
 import torch
 
 from inkwash.asking import condition_of
+from inkwash.conditions import ByImage
 from inkwash.data import Dataset, order
-from inkwash.data.cache import cache_dir, sync
+from inkwash.data.cache import cache_dir, published
 from inkwash.data.dataset import Array, Texts
 from inkwash.edit import check_deterministic
 from inkwash.kinds import to_table
@@ -56,7 +59,7 @@ def pairs(
 ) -> Dataset:
     """`data` with n pictures of the teacher's in place of its own, and in `Dataset.noise` the seed of their noise.
 
-    pipe, teacher: the model and the SHA-256 of its weights; data: as it is trained on, with its conditions: pair i is
+    pipe, teacher: the model and a SHA-256 of all it is; data: as it is trained on, with its conditions: pair i is
     asked for what row i of them shows, in a fixed random order and as often round as it takes; among: the rows that
     count (None: all); own: how pairs are drawn.
     Found again in the cache by all of these; a build that was killed goes on at its shard, and of several ranks each
@@ -67,15 +70,15 @@ def pairs(
     check_deterministic(own.method, own.path or pipe.model.path, own.times(pipe.model.path))
     among = np.arange(len(data)) if among is None else among
     rows = np.resize(among[order(seed, 0, len(among))], n)
-    ingredients = [FORMAT, teacher, data.fingerprint, len(among), n, seed]
+    asked = hashlib.sha256(np.ascontiguousarray(rows, "<i8").data).hexdigest()
+    ingredients = [FORMAT, teacher, data.fingerprint, asked, n, seed]
     ingredients += [to_table(own), pipe.chunk, str(pipe.model.autocast)]
     key = hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
     name = re.sub(r"[^A-Za-z0-9._-]", "_", data.name).lstrip(".")[:48]
     folder = (cache or cache_dir()) / "pairs" / f"{name}-{key[:16]}"
     shape = pipe.config.shape
     stored = (n, *shape[1:], shape[0])  # channels last; of points [n, D]
-    if not _whole(folder, stored):
-        _draw(folder, stored, pipe, data, own, rows, seed, ranks, progress)
+    _draw(folder, stored, pipe, data, own, rows, seed, ranks, progress)
     x0 = np.memmap(folder / "x0.bin", np.float16, "r", shape=stored).view(np.ndarray)
     return replace(
         data,
@@ -89,7 +92,7 @@ def pairs(
         folder=folder,
         mirrored=None,
         vectors=None if data.vectors is None else data.vectors[rows],
-        shown=None if data.shown is None else data.shown[rows],
+        shown=_shown(pipe.config.conditions.image, data, rows),
         shown_mirrored=None,
         tokens=None if data.tokens is None else _Picked(data.tokens, rows),
         lengths=None if data.lengths is None else data.lengths[rows],
@@ -112,6 +115,32 @@ class _Picked:
         return self.texts[self.rows[index]]
 
 
+@dataclass(frozen=True)
+class _Shown:
+    """What a task shows of the rows `rows` of pictures, made as it is asked for; read as an array is."""
+
+    source: Array
+    rows: Array
+    show: Callable[[Array], Array]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return len(self.rows), *self.source.shape[1:]
+
+    def __getitem__(self, index: Array) -> Array:
+        return self.show(self.source[self.rows[index]])
+
+
+def _shown(image: ByImage | None, data: Dataset, rows: Array) -> Any:
+    """What each pair was shown: that of its row, and not of the teacher's picture."""
+    if image is None:
+        return None
+    if data.shown is not None:  # partners, or what was shown, in latents
+        return _Shown(data.shown, rows, lambda u: u)
+    latents = data.images.dtype == np.float16  # encoded already, where what is shown is the picture itself
+    return _Shown(data.images, rows, (lambda u: u) if latents else image.task.show)
+
+
 def _draw(
     folder: File,
     stored: tuple[int, ...],
@@ -123,40 +152,48 @@ def _draw(
     ranks: Ranks,
     progress: Told | None,
 ) -> None:
-    """Draw the shards that have no mark, this rank its share of them, and publish the folder when all have one."""
-    n, staged = len(rows), folder.with_name(f".partial-{folder.name}")
-    if ranks.first:
-        staged.mkdir(parents=True, exist_ok=True)
+    """Draw the shards that have no mark, this rank its share of them, and publish the folder when all have one.
+
+    Other processes that want the same pairs wait, and find them.
+    """
+    n, there = len(rows), partial(_whole, stored=stored)
+    whole = there(folder)
+    ranks.barrier()  # all have looked before one builds
+    if whole:
+        return
+
+    def build(staged: File) -> None:
         size = int(np.prod(stored, dtype=np.int64)) * 2
         if (free := shutil.disk_usage(staged).free) < size:
-            raise OSError(
-                f"{n:,} pairs need {size / 2**20:,.0f} MiB in {staged.parent}, where {free / 2**20:,.0f} are."
-            )
+            need, left = size / 2**20, free / 2**20
+            raise OSError(f"{n:,} pairs need {need:,.0f} MiB in {staged.parent}, where {left:,.0f} are free.")
         with (staged / "x0.bin").open("ab") as file:
             file.truncate(size)
-    ranks.barrier()
-    shards = range(-(-n // SHARD))
-    missing = [k for k in shards if not _mark(staged, k).exists()]
-    mine = missing[ranks.rank :: ranks.world]
-    out = np.memmap(staged / "x0.bin", np.float16, "r+", shape=stored)
-    told = n - sum(min(SHARD, n - k * SHARD) for k in missing)
-    for k in mine:
-        for start in range(k * SHARD, min((k + 1) * SHARD, n), BLOCK):
-            numbers = np.arange(start, min(start + BLOCK, (k + 1) * SHARD, n))
-            out[numbers] = _ends(pipe, data, own, rows, numbers, seed)
-            told += len(numbers) * ranks.world
-            if progress is not None:
-                progress("Drawing pairs", min(told, n), n)
-        out.flush()
-        _mark(staged, k).touch()
-    ranks.barrier()
-    if ranks.first:
+        share(staged)
         (staged / "pairs.json").write_text(json.dumps({"format": FORMAT, "shape": stored}), encoding="utf-8")
-        for k in shards:
-            _mark(staged, k).unlink()
-        sync(staged)
-        shutil.rmtree(folder, ignore_errors=True)
-        staged.replace(folder)
+
+    def share(staged: File) -> None:
+        """Draw this rank's shards of those that are missing; all begin and end together."""
+        ranks.barrier()
+        missing = [k for k in range(-(-n // SHARD)) if not _mark(staged, k).exists()]
+        ranks.barrier()  # all have seen what is missing before a mark is made
+        out = np.memmap(staged / "x0.bin", np.float16, "r+", shape=stored)
+        told = n - sum(min(SHARD, n - k * SHARD) for k in missing)
+        for k in missing[ranks.rank :: ranks.world]:
+            for start in range(k * SHARD, min((k + 1) * SHARD, n), BLOCK):
+                numbers = np.arange(start, min(start + BLOCK, (k + 1) * SHARD, n))
+                out[numbers] = _ends(pipe, data, own, rows, numbers, seed)
+                told += len(numbers) * ranks.world
+                if progress is not None:
+                    progress("Drawing pairs", min(told, n), n)
+            out.flush()
+            _mark(staged, k).touch()
+        ranks.barrier()
+
+    if ranks.first:
+        published(folder, there, build, resumable=True)
+    else:
+        share(folder.with_name(f".partial-{folder.name}"))
     ranks.barrier()
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +16,8 @@ from inkwash.data.dataset import Array
 from inkwash.features.weights import tensors_hash
 from inkwash.fewstep import Velocity
 from inkwash.guidance import Along, highest
+from inkwash.kinds import to_table
+from inkwash.model import Model
 from inkwash.modelfolder import Config
 from inkwash.paths import Linear
 from inkwash.pipeline import Pipeline, load
@@ -35,14 +39,15 @@ class Bound:
     def velocity(self) -> Velocity:
         """Its velocity eps - x0 on the linear path, guided as it is followed.
 
-        Where that path has more noise than the model knows, it is asked for the data at its end.
+        Where that path has more noise than the model knows, or where what it says leaves the data open, it is asked for
+        the data at the last time before.
         """
         model = self.pipe.model
         denoiser: Denoiser = model
         if model.path != Linear():
             denoiser = Along(model, model.path, Linear())
         denoiser = self.own.guided(denoiser, hideable(self.pipe.config), model.path)
-        top = min(highest(model.path, Linear()), 1.0) - 1e-9
+        top = _sound(model)
 
         def velocity(x: Tensor, t: Tensor, cond: Condition) -> Tensor:
             at = t.clamp(max=top)
@@ -60,14 +65,37 @@ class Bound:
         return pairs(self.pipe, sha256, data, self.own, count, among=among, progress=progress)
 
 
+def _sound(model: Model) -> float:
+    """The highest time of the linear path at which what the model says determines the data, as it has been trained.
+
+    Of noise, in which an error of the network is one of sigma/alpha in the data, DDPM's end, 157, is the most that
+    anybody has trained.
+    """
+    last = model.path(torch.ones(1, dtype=torch.float64))
+    a, b = model.target(last)
+    known = highest(model.path, Linear())
+    if float((last.alpha * b - last.sigma * a).abs()) > 1e-3:
+        return known
+    return min(known, float(Linear().time(torch.tensor(157.0, dtype=torch.float64))))
+
+
+def _identity(pipe: Pipeline) -> str:
+    """SHA-256 of all that a model's answers depend on: its weights and its codec's, and what they mean."""
+    table = to_table(pipe.config)
+    meaning = {name: table.get(name) for name in ("net", "path", "target", "inputs", "codec", "classes", "conditions")}
+    weights = [tensors_hash(pipe.model.net.state_dict()), tensors_hash(pipe.codec.weights or {})]
+    return hashlib.sha256(json.dumps([weights, meaning], sort_keys=True).encode()).hexdigest()
+
+
 def find_teacher(wanted: Teacher, student: Config, device: torch.device, autocast: torch.dtype | None) -> Bound:
     """Load the teacher that a recipe names, to compute as its student does.
 
     Raises ValueError for a model of other pictures or conditions than the student's, for other weights than the recipe
     says, and for guidance of a model with nothing to push away from.
     """
-    pipe = load(wanted.run, device=str(device), precision="fp32" if autocast is None else "bf16", chunk=64)
-    found = tensors_hash(pipe.model.net.state_dict())
+    precision: Literal["fp32", "bf16"] = "fp32" if autocast is None else "bf16"
+    pipe = load(wanted.run, device=str(device), precision=precision, chunk=64)
+    found = _identity(pipe)
     if wanted.sha256 not in (None, found):
         raise ValueError(
             f"The teacher in {wanted.run} is not the one this run was begun with: its SHA-256 is {found[:12]}, then "

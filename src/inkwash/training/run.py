@@ -27,7 +27,7 @@ from inkwash.training.state import State
 
 FIXED = (
     *("data", "path", "target", "net", "inputs", "conditions", "optim.kind"),
-    *("train.seed", "train.batch_size", "train.ema"),
+    *("train.seed", "train.batch_size", "train.ema", "teacher.pairs", "teacher.sampler"),
 )
 """What a resumed run cannot change: its state would mean something else."""
 
@@ -230,12 +230,14 @@ def continued(old: Recipe, new: Recipe, run: str | File) -> tuple[Recipe, list[s
     length = {f"train.{n}" for n in LENGTHS} | hidden
     keys = [k for k in {**was, **now} if was.get(k) != now.get(k) and (k in now or k in length)]
     refused = [k for k in keys if any(k == f or k.startswith(f"{f}.") for f in FIXED)]
-    if old.learns_variance != new.learns_variance:
+    if (old.learns_variance, old.jumps) != (new.learns_variance, new.jumps):
         refused.append("objective.kind")  # the network has other outputs
     if (old.train.label_dropout == 1) != (new.train.label_dropout == 1):
         refused.append("train.label_dropout")  # without classes, or with them
     if new.codec is not None and old.codec is None:
         refused.append("codec.folder")
+    if new.teacher is not None and old.teacher is None:
+        refused.append("teacher.run")
     if refused:
         listed = "\n  - ".join(f"{k}: {was.get(k)!r} -> {now.get(k)!r}" for k in refused)
         raise RecipeError(
@@ -246,8 +248,9 @@ def continued(old: Recipe, new: Recipe, run: str | File) -> tuple[Recipe, list[s
     told = [f"{k}: {was.get(k, 'not set')} -> {now.get(k, 'not set')}" for k in changed]
     codec = old.codec and replace(old.codec, folder=(new.codec or old.codec).folder)
     told_by = old.conditions or Conditions()  # runs of before had none, whatever their data have
+    teacher = old.teacher and replace(old.teacher, run=(new.teacher or old.teacher).run)
     kept = replace(new, data=old.data, net=old.net, inputs=old.inputs, train=train, codec=codec, conditions=told_by)
-    return kept, told
+    return replace(kept, teacher=teacher), told
 
 
 def read_metrics(file: File) -> list[dict[str, float]]:

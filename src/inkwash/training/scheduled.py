@@ -80,7 +80,7 @@ def against(setup: Setup, data: Dataset, rows: np.ndarray) -> Compare:
     chosen: Any = wanted.features
     if isinstance(chosen, Classifier) and not chosen.weights:
         recipe = setup.recipe
-        mine, _ = split(setup.dataset, recipe.data.val_fraction, recipe.train.seed)
+        mine, _ = split(setup.pictures, recipe.data.val_fraction, recipe.train.seed)
         file = classifier_file(data, setup.pictures, rows=mine)
         if file is None:
             raise ValueError(
