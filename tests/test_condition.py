@@ -72,7 +72,7 @@ def test_the_null_is_of_the_names_given() -> None:
     """A picture that training never hides stays in what guidance pushes away from."""
     cond = whole()
     every = torch.ones(3, dtype=torch.bool)
-    assert same(cond.null(), cond.drop(every))
+    assert same(cond.null(), cond.hide(dict.fromkeys(CONDITIONS, every)))
     assert same(cond.null(("label", "text")), cond.hide({"label": every, "text": every}))
     some = cond.null(("label", "text"))
     assert some.image is cond.image
@@ -88,7 +88,7 @@ def test_what_a_model_does_not_take_stays_absent() -> None:
     bare = Condition(label=torch.tensor([4, 5]))
     assert [getattr(bare.null(), p) for p in PARTS[1:]] == [None] * 4
     assert bare.null(("text", "image")).label is bare.label
-    assert bare.drop(torch.tensor([False, True])).label.tolist() == [4, -1]  # type: ignore[union-attr]
+    assert bare.hide(dict.fromkeys(CONDITIONS, torch.tensor([False, True]))).label.tolist() == [4, -1]  # type: ignore[union-attr]
 
 
 def test_rows_are_joined_and_texts_filled_up_with_absent_tokens() -> None:
@@ -105,6 +105,21 @@ def test_rows_are_joined_and_texts_filled_up_with_absent_tokens() -> None:
     assert torch.equal(back[0].tokens[:, :1], a.tokens)  # type: ignore[index, arg-type]
     assert same(a.cat(), a)
     assert Condition().cat(Condition()) == Condition()
+
+
+@pytest.mark.parametrize("name", ["labels", "tokens", "present"])
+def test_a_name_that_is_no_conditions_is_refused(name: str) -> None:
+    for hide in (lambda: whole().hide({name: torch.ones(3, dtype=torch.bool)}), lambda: whole().null((name,))):
+        with pytest.raises(ValueError, match=f"'{name}' is no condition: they are label, text, vector, image"):
+            hide()
+
+
+def test_conditions_that_hold_different_things_are_not_joined() -> None:
+    """Neither way round: nothing that one of them says is left out."""
+    bare = Condition(label=torch.tensor([1]))
+    for pair in ((bare, whole()), (whole(), bare)):
+        with pytest.raises(ValueError, match=r"one has (no|a) tokens, another (no|a) tokens"):
+            pair[0].cat(pair[0], pair[1])
 
 
 def steered() -> Steered:
@@ -146,3 +161,6 @@ def test_parts_that_do_not_belong_together_are_refused() -> None:
         count = 0 if weights is None else 1
         with pytest.raises(ValueError, match=re.escape(f"{len(others)} further conditions have {count} weights")):
             Steered(**vars(whole()), others=others, weights=weights)
+    for weights in (torch.ones(3), torch.ones(3, 1, 1)):
+        with pytest.raises(ValueError, match=r"weights of shape .* must be \[B, K\]"):
+            Steered(**vars(whole()), others=(whole(),), weights=weights)

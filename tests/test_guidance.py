@@ -329,9 +329,10 @@ def test_conditions() -> None:
     cond = Condition(torch.tensor([4, 5, 6]))
     assert cond.label is not None
     assert replace(cond).null().label.tolist() == [-1, -1, -1]  # type: ignore[union-attr]
-    assert cond.drop(torch.tensor([True, False, True])).label.tolist() == [-1, 5, -1]  # type: ignore[union-attr]
+    assert cond.hide({"label": torch.tensor([True, False, True])}).label.tolist() == [-1, 5, -1]  # type: ignore[union-attr]
     assert cond.label.tolist() == [4, 5, 6]
     assert cond.cat(Condition(torch.tensor([7]))).label.tolist() == [4, 5, 6, 7]  # type: ignore[union-attr]
     assert cond.map(lambda v: v[1:]).label.tolist() == [5, 6]  # type: ignore[union-attr]
     nothing = Condition()
-    assert nothing.null() == nothing.drop(torch.tensor([True])) == nothing.cat(nothing) == nothing.map(abs) == nothing
+    assert nothing.null() == nothing.hide({"label": torch.tensor([True])}) == nothing.cat(nothing) == nothing
+    assert nothing.map(abs) == nothing

@@ -17,7 +17,8 @@ from inkwash.grids import grid
 from inkwash.guidance import Apg, Cfg, CfgZero, Chunked, Guided, Rescaled
 from inkwash.noise import Philox
 from inkwash.paths import VE, Linear
-from inkwash.samplers import Ddim
+from inkwash.samplers import Ddim, RungeKutta
+from inkwash.sampling import Sampling
 from inkwash.types import Coeffs, Condition, Denoised, Path, Query, Steered
 
 MEAN = torch.tensor([[-1.5, 0.4], [-0.2, -1.0], [0.9, 0.7], [1.4, -0.3], [0.0, 2.1]], dtype=torch.float64)
@@ -264,6 +265,25 @@ def test_every_row_is_as_if_it_were_alone(rule: Cfg) -> None:
             alone = Guided(mixture, float(SCALE[i]), **settings)(one, given.map(lambda v, row=row: v[row]))  # type: ignore
             for found, want in zip(answer, alone, strict=True):
                 torch.testing.assert_close(found[row], want, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("weak", [False, True])
+def test_rows_at_different_times_are_asked_alike(weak: bool) -> None:
+    """As many rows in every call, wherever the interval lies; and what counts in each row is what counts otherwise."""
+    good, bad, q = Mixture(Linear()), Mixture(Linear(), 0.3), query()
+    for others in ((), (SECOND,)):
+        cond = steered(GIVEN, None, *others, weights=WEIGHTS[:, :1] if others else None)
+        for interval in ((0.3, 8.0), (20.0, 30.0)):  # some rows, none
+            good.calls.clear()
+            bad.calls.clear()
+            settings = {"interval": interval, "weak": bad if weak else None, "path": Linear()}
+            found = Guided(good, 3.0, **settings, whole=True)(q, cond)  # type: ignore[arg-type]
+            assert (good.rows, bad.rows) == ([6 * (2 - weak + len(others))], [6] * weak)
+            want = Guided(good, 3.0, **settings)(q, cond)  # type: ignore[arg-type]
+            for a, b in zip(found, want, strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    assert Sampling(RungeKutta(), interval=(0.3, 8.0)).guided(good, ("label",), Linear()).whole  # type: ignore[attr-defined]
+    assert not Sampling(Ddim(), interval=(0.3, 8.0)).guided(good, ("label",), Linear()).whole  # type: ignore[attr-defined]
 
 
 def test_an_interval_costs_what_it_covers() -> None:

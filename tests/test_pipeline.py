@@ -99,6 +99,21 @@ def test_a_picture_is_bit_identical_whatever_the_batch(sampler: Any, guidance: f
         assert torch.equal(other_x0, x0[: len(other_x0)]), (n, batch_size)  # floats, before rounding to pixels
 
 
+def test_an_interval_leaves_the_bits_of_pictures_at_different_times_alone() -> None:
+    """An adaptive sampler takes its neighbour into the interval when it likes: a picture's floats must not know."""
+    pipe = pipeline(codec=Scaled(-1.0, 1.0))
+    settings: dict[str, Any] = {"sampler": RungeKutta(0.1, 0.1), "guidance": 3.0, "interval": (0.3, 5.0)}
+    rows: set[int] = set()
+    pipe.model.net.register_forward_hook(lambda m, args, out: rows.add(len(args[0])))
+    whole = pipe(4, label=["Sneaker", "Trouser"] * 2, **settings).array
+    assert (pipe(1, label="Sneaker", **settings).array == whole[:1]).all()
+    assert (pipe(3, label=["Sneaker", "Trouser", "Sneaker"], **settings).array == whole[:3]).all()
+    assert rows == {2 * CHUNK["cpu"]}
+    rows.clear()
+    pipe(2, **settings | {"sampler": Heun()})
+    assert rows == {CHUNK["cpu"], 2 * CHUNK["cpu"]}  # of equal times, only those inside have two halves
+
+
 def test_seeds_and_indices_give_different_pictures() -> None:
     pipe = pipeline()
     a, b = pipe(2, label="Sneaker", seed=0).array, pipe(2, label="Sneaker", seed=1).array

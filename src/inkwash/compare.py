@@ -18,7 +18,7 @@ from inkwash.kinds import from_text, in_text
 from inkwash.pipeline import Pipeline
 from inkwash.samplers import AnySampler
 from inkwash.samples import Samples
-from inkwash.sampling import MOST_STEPS, Sampling
+from inkwash.sampling import EVERYWHERE, MOST_STEPS, Sampling
 from inkwash.types import Denoised, Query
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def _run(pipe: Pipeline, own: Sampling, n: int, seed: int, **told: Any) -> Sampl
         sampler=own.method,
         guidance=own.guidance,
         rule=own.rule,
-        interval=own.interval,
+        interval=own.interval or EVERYWHERE,
         grid=own.grid,
         path=own.path,
         seed=seed,

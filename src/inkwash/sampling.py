@@ -24,6 +24,9 @@ from inkwash.types import Component, Condition, Denoised, Denoiser, Path, Query,
 MOST_STEPS = 10_000
 """More are taken for a slip: DDPM has 1,000."""
 
+EVERYWHERE = (0.0, math.inf)
+"""The interval of every sigma/alpha: what `Sampling.changed` is told where None would leave the interval as it is."""
+
 ALL_NOISE = 5.0
 """The least noise-to-signal ratio at which noise alone may stand for noised data, where a list of times begins."""
 
@@ -33,7 +36,8 @@ class Sampling(Component):
     """How pictures are drawn: the sampler, its steps, the guidance scale (1 = off), and x0 kept in [-1, 1] or not.
 
     grid: which times are visited; path: another path than the model's own to sample along (`guidance.Along`); rule: how
-    guidance puts its answers together; interval: (low, high) of sigma/alpha, outside of which it is off.
+    guidance puts its answers together; interval: (low, high) of sigma/alpha, outside of which it is off; (0, inf) is
+    kept as None, everywhere.
     """
 
     method: AnySampler = field(default_factory=Heun)
@@ -53,7 +57,9 @@ class Sampling(Component):
         if not math.isfinite(self.guidance):
             raise ValueError(f"guidance = {self.guidance} must be a finite number. 1 is off; usual values are 1 to 4.")
         if self.interval is not None:
-            check_interval(self.interval)
+            levels = tuple(map(float, self.interval))  # a list would be neither equal to a tuple nor hashable
+            check_interval(levels)
+            object.__setattr__(self, "interval", None if levels == EVERYWHERE else levels)
         if self.path is not None and isinstance(self.method, Ancestral | Ddim) and self.method.added == "learned":
             raise ValueError(
                 f'added = "learned" belongs to the path the model was trained on, and path = {self.path} is sampled '
@@ -97,8 +103,7 @@ class Sampling(Component):
             steps = len(spacing.times) - 1
         along: Any = from_text(AnyPath, path, "path") if isinstance(path, str) else path or self.path
         by: Any = from_text(AnyRule, rule, "rule") if isinstance(rule, str) else rule or self.rule
-        levels = _numbers(interval) if isinstance(interval, str) else interval
-        between: Any = self.interval if levels is None else tuple(float(level) for level in levels)
+        levels: Any = _numbers(interval) if isinstance(interval, str) else interval
         return replace(
             self,
             method=method,
@@ -107,7 +112,7 @@ class Sampling(Component):
             grid=spacing,
             path=along,
             rule=by,
-            interval=between,
+            interval=self.interval if levels is None else levels,
         )
 
     def guided(
@@ -118,7 +123,8 @@ class Sampling(Component):
         names: the conditions that are hidden in what is pushed away from; trained: the model's own path; weak: answers
         for that instead, on the path that is sampled along, as the denoiser does.
         """
-        return Guided(denoiser, self.guidance, names, self.rule, self.interval, weak, self.path or trained)
+        whole = bool(getattr(self.method, "adaptive", False))
+        return Guided(denoiser, self.guidance, names, self.rule, self.interval, weak, self.path or trained, whole)
 
     def times(self, trained: Path, start: float = 1.0) -> Tensor:
         """The times to visit, [N+1, 1], for a model trained on a path: from `start`, or where the model ends, to 0.

@@ -116,6 +116,13 @@ class Query(NamedTuple):
 CONDITIONS = ("label", "text", "vector", "image")
 """What a model may be told besides x and t. Each is hidden, and asked for, apart from the others."""
 
+_NULLS: dict[str, tuple[str, float]] = {
+    "label": ("label", -1),
+    "text": ("present", False),
+    "vector": ("vector", math.nan),
+    "image": ("image", math.nan),
+}
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -138,25 +145,26 @@ class Condition:
             raise ValueError("A condition has both tokens [B, N, W] and present [B, N], or neither.")
 
     def null(self, names: Collection[str] = CONDITIONS) -> Condition:
-        """The same with every row of the conditions `names` replaced by its null: what guidance pushes away from."""
-        some = next((v for _, v in self._items() if v is not None), None)
-        every = torch.ones(0 if some is None else len(some), dtype=torch.bool)
-        return self.hide(dict.fromkeys(names, every))
+        """The same with every row of the conditions `names` replaced by its null: what guidance pushes away from.
 
-    def drop(self, mask: Tensor) -> Condition:
-        """Replace the rows where mask [B] (bool) is true by their null, in all conditions."""
-        return self.hide(dict.fromkeys(CONDITIONS, mask))
+        It is asked for at every step, and made where the condition is, with nothing copied there. Raises ValueError as
+        `hide` does.
+        """
+        held = [(field, null, getattr(self, field)) for field, null in map(_null_of, names)]
+        return replace(self, **{field: torch.full_like(v, null) for field, null, v in held if v is not None})
 
     def hide(self, masks: Mapping[str, Tensor]) -> Condition:
-        """Replace in each named condition (`CONDITIONS`) the rows where its mask [B] (bool) is true by their null."""
-        unknown = {"label": -1, "present": False, "vector": math.nan, "image": math.nan}
+        """Replace in each named condition (`CONDITIONS`) the rows where its mask [B] (bool) is true by their null.
+
+        Raises ValueError for a name that is no condition's.
+        """
         hidden: dict[str, Tensor] = {}
         for name, mask in masks.items():
-            field = "present" if name == "text" else name
+            field, null = _null_of(name)
             value = getattr(self, field)
             if value is not None:
                 rows = mask.to(value.device).reshape(-1, *(1,) * (value.ndim - 1))
-                hidden[field] = value.masked_fill(rows, unknown[field])
+                hidden[field] = value.masked_fill(rows, null)
         return replace(self, **hidden)
 
     def map(self, f: Callable[[Tensor], Tensor]) -> Condition:
@@ -164,11 +172,19 @@ class Condition:
         return Condition(**{n: None if v is None else f(v) for n, v in self._items()})
 
     def cat(self, *others: Condition) -> Condition:
-        """The rows of self followed by those of the others; all must have the same fields.
+        """The rows of self followed by those of the others.
 
-        Texts of different lengths are filled up with absent tokens.
+        Texts of different lengths are filled up with absent tokens. Raises ValueError where one has what another lacks.
         """
         rows = [self, *others]
+        for other in others:
+            for name, value in self._items():
+                if (value is None) != (getattr(other, name) is None):
+                    first, second = ("no", "a") if value is None else ("a", "no")
+                    raise ValueError(
+                        f"Conditions are joined that hold different things: one has {first} {name}, another {second} "
+                        f"{name}. Give all of them the same, with the null in rows where it is not known."
+                    )
         most = max((c.tokens.shape[1] for c in rows if c.tokens is not None), default=0)
         rows = [c._filled(most) for c in rows]
         return Condition(
@@ -187,6 +203,13 @@ class Condition:
         return [(f.name, getattr(self, f.name)) for f in fields(Condition)]
 
 
+def _null_of(name: str) -> tuple[str, float]:
+    """The field of a condition in which a row can be its null, and the null. ValueError for what is no condition."""
+    if name not in _NULLS:
+        raise ValueError(f"{name!r} is no condition: they are {', '.join(_NULLS)}.")
+    return _NULLS[name]
+
+
 @dataclass(frozen=True)
 class Steered(Condition):
     """A condition with more of what guidance works with: what it pushes away from, and what else it pushes towards.
@@ -202,6 +225,11 @@ class Steered(Condition):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.weights is not None and self.weights.ndim != 2:
+            raise ValueError(
+                f"weights of shape {list(self.weights.shape)} must be [B, K]: for every row one of each further "
+                "condition."
+            )
         given = 0 if self.weights is None else self.weights.shape[1]
         if given != len(self.others):
             raise ValueError(f"{len(self.others)} further conditions have {given} weights. Each needs one: [B, K].")
@@ -246,7 +274,8 @@ class Noise(Protocol):
 class Sampler(Protocol):
     """A frozen dataclass whose call is a coroutine: it yields queries, is sent answers, and returns the final x.
 
-    times: [N+1, B] float64 from noise to data; x: [B, ...] at times[0].
+    times: [N+1, B] float64 from noise to data; x: [B, ...] at times[0]. One that asks about rows of one batch at
+    different times, though their grids are equal, has a class attribute `adaptive = True`: see `Guided`.
     """
 
     def __call__(self, path: Path, x: Tensor, times: Tensor, noise: Noise) -> Generator[Query, Denoised, Tensor]:

@@ -25,7 +25,9 @@ class Guided:
     the call. interval: (low, high); guidance acts where low < sigma/alpha <= high (Kynkäänniemi et al. 2024), and
     elsewhere the conditional model answers alone, at its own cost. weak: another denoiser that answers for the base, in
     a call of its own: the same condition, or the base of a `Steered` one (autoguidance, Karras et al. 2024). path: that
-    of the queries, which an interval needs, and every rule but `Cfg`.
+    of the queries, which an interval needs, and every rule but `Cfg`. whole: inside the interval or not, every row gets
+    all its answers, and the interval only picks which are used. For samplers that ask about rows of one batch at
+    different times: there the rows in a call, and with them a picture's last bits, would depend on its neighbours.
     Raises ValueError for an interval that is none or has no path, and for scales that are not one per row.
     """
 
@@ -36,6 +38,7 @@ class Guided:
     interval: tuple[float, float] | None = None
     weak: Denoiser | None = None
     path: Path | None = None
+    whole: bool = False
 
     def __post_init__(self) -> None:
         if self.interval is not None:
@@ -46,13 +49,14 @@ class Guided:
     def __call__(self, query: Query, cond: Condition) -> Denoised:
         """The guided estimates."""
         steered = cond if isinstance(cond, Steered) else Steered(**vars(cond))
-        rows = self._guided_rows(query, composed=bool(steered.others))
+        rows, inside = self._guided_rows(query, composed=bool(steered.others))
         n, m = len(query.x), len(rows)
         if m == 0:
             return self.denoiser(query, cond)
-        part = query
+        part, here = query, rows
         if m < n:
-            part, steered = _joined([query], rows), steered.map(lambda v: v[rows.to(v.device)])
+            here = rows.to(query.x.device)
+            part, steered = _joined([query], rows), steered.map(lambda v: v[here if v.device == here.device else rows])
         base = steered.base or (steered.null(self.names) if self.weak is None else steered)
         further = (base, *steered.others) if self.weak is None else steered.others
         if further:
@@ -64,26 +68,38 @@ class Guided:
         plain, *answers = (Denoised(*pair) for pair in zip(x0, eps, strict=True))
         if self.weak is not None:
             answers.insert(0, self.weak(part, base))
-        here = rows.to(query.x.device)
         given = plain if m == n else Denoised(plain.x0[here], plain.eps[here])
-        scale = torch.as_tensor(self.scale, dtype=torch.float64).expand(n)[rows]
         weights = () if steered.weights is None else tuple(like(w, query.x) for w in steered.weights.unbind(1))
-        terms = Terms(given, answers[0], tuple(answers[1:]), like(scale, query.x), weights, part.t, self.path)
+        terms = Terms(given, answers[0], tuple(answers[1:]), self._scale(rows, query.x), weights, part.t, self.path)
         guided = self.rule(terms)
+        if not bool(inside.all()):
+            kept = like(inside, query.x).bool()
+            guided = Denoised(*(torch.where(kept, *pair) for pair in zip(guided[:2], given[:2], strict=True)))
         if m < n:
             guided = Denoised(*(whole.index_copy(0, here, y) for whole, y in zip(plain[:2], guided[:2], strict=True)))
         return guided._replace(var_mix=None if answer.var_mix is None else answer.var_mix[:n])
 
-    def _guided_rows(self, query: Query, *, composed: bool) -> Tensor:
-        """The numbers of the rows at which the conditional answer is not the whole answer; on the host."""
+    def _guided_rows(self, query: Query, *, composed: bool) -> tuple[Tensor, Tensor]:
+        """The numbers of the rows that need more answers than the conditional, and at which of them these count.
+
+        Both are on the host.
+        """
         n, scale = len(query.t), torch.as_tensor(self.scale, dtype=torch.float64)
         if scale.ndim and len(scale) != n:
             raise ValueError(f"{len(scale)} scales were given for {n} rows. Give one, or one for each.")
         acts = torch.ones(n, dtype=torch.bool) if composed else (scale != 1).expand(n)
+        inside = torch.ones(n, dtype=torch.bool)
         if self.interval is not None and self.path is not None:
             level, (low, high) = ratio(self.path(query.t)), self.interval
-            acts = acts & (level > low) & (level <= high)
-        return acts.nonzero().flatten()
+            inside = (level > low) & (level <= high)
+        rows = (acts if self.whole else acts & inside).nonzero().flatten()
+        return rows, inside[rows]
+
+    def _scale(self, rows: Tensor, x: Tensor) -> Tensor:
+        """The scales of these rows, to multiply rows of x; one number is made where x is, and not copied there."""
+        if isinstance(self.scale, Tensor) and self.scale.ndim:
+            return like(self.scale.double()[rows], x)
+        return x.new_full((len(rows), *(1,) * (x.ndim - 1)), float(self.scale))
 
 
 def check_interval(interval: Sequence[float]) -> None:

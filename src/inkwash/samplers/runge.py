@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -123,6 +123,8 @@ class RungeKutta(Component):
     atol: float = 1e-3
     last: float = 0.002
     kind: Literal["rk45"] = field(default="rk45", kw_only=True, repr=False)
+
+    adaptive: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name in ("rtol", "atol", "last"):
