@@ -307,6 +307,21 @@ def test_points_are_told_labels_and_numbers() -> None:
         (DiT(depth=1, width=16), Given(vector=3), Condition(vector=torch.zeros(2, 4)), ["[2, 3]", "[2, 4]"]),
         (DiT(depth=1, width=16), Given(vector=3), Condition(vector=torch.zeros(1, 3)), ["[2, 3]", "[1, 3]"]),
         *(
+            (
+                net,
+                Given(tokens=3),
+                Condition(tokens=torch.zeros(of), present=torch.ones(there, dtype=torch.bool)),
+                words,
+            )
+            for net in NETS.values()
+            for of, there, words in (
+                ((1, 4, 3), (1, 4), ["width 3", "[2, N, 3]", "[1, 4, 3]"]),
+                ((2, 4, 5), (2, 4), ["width 3", "[2, N, 3]", "[2, 4, 5]"]),
+                ((2, 4, 3), (2, 5), ["[2, N] are present", "[2, 4, 3] and [2, 5]"]),
+                ((2, 3), (2, 3), ["[2, N, 3]", "[2, 3] and [2, 3]"]),
+            )
+        ),
+        *(
             (net, given, Condition(image=image), words)
             for net in NETS.values()
             for given, image, words in (

@@ -233,7 +233,8 @@ def test_a_jump_is_a_second_time(net: UNet | MLP, shape: tuple[int, ...]) -> Non
 def test_a_condition_without_text_is_the_null_text() -> None:
     some = Condition(torch.tensor([1, 2]), torch.ones(2, 3, 4), torch.tensor([[True, True, False], [True, True, True]]))
     assert not some.null().present.any() and some.null().label.tolist() == [-1, -1]
-    dropped = some.drop(torch.tensor([False, True]))
+    mask = torch.tensor([False, True])
+    dropped = some.hide({"label": mask, "text": mask})
     assert dropped.present.tolist() == [[True, True, False], [False] * 3] and dropped.label.tolist() == [1, -1]
     assert dropped.tokens is some.tokens
     with pytest.raises(ValueError, match="both tokens"):
@@ -372,6 +373,9 @@ def test_mistakes_in_a_configuration_name_the_value_and_the_fix(make, words: lis
     ("classes", "shape", "cond", "words"),
     [
         (10, (1, 8, 8), Condition(), ["10 classes", "0 to 9", "-1"]),
+        (10, (1, 8, 8), Condition(torch.tensor([3])), ["10 classes", "[1]", "2 rows"]),
+        (10, (1, 8, 8), Condition(torch.tensor([9, 10])), ["10 classes", "label 10:", "0 to 9"]),
+        (10, (1, 8, 8), Condition(torch.tensor([-1, -2])), ["10 classes", "label -2:", "-1 for any"]),
         (0, (1, 8, 8), Condition(torch.zeros(2, dtype=torch.long)), ["no label"]),
         (0, (3, 8, 8), Condition(), ["[B, 1, H, W]", "[2, 3, 8, 8]"]),
         (0, (1, 8, 10), Condition(), ["8x10", "8x8", "8x12"]),

@@ -145,18 +145,26 @@ class Text(nn.Module):
     def forward(self, cond: Condition, x: Tensor) -> Words | None:
         """The text of cond for x [B, ...]; absent tokens are zero and masked.
 
-        Raises ValueError where tokens are missing, of another width, or given to a network without.
+        Raises ValueError where tokens are missing, of another shape, or given to a network without.
         """
         if self.null is None:
             if cond.tokens is not None:
                 raise ValueError("This model was built without text tokens and takes none: pass no tokens.")
             return None
-        width = len(self.null)
-        if cond.tokens is None or cond.present is None or cond.tokens.shape[2] != width:
-            got = "none" if cond.tokens is None else f"of width {cond.tokens.shape[2]}"
+        rows, width = x.shape[0], len(self.null)
+        if (
+            cond.tokens is None
+            or cond.present is None
+            or cond.tokens.ndim != 3
+            or cond.tokens.shape[::2] != (rows, width)
+            or cond.tokens.shape[:2] != cond.present.shape
+        ):
+            shapes = [list(part.shape) for part in (cond.tokens, cond.present) if part is not None]
+            got = " and ".join(map(str, shapes)) or "none"
             raise ValueError(
-                f"This model was built for text tokens of width {width}, and was given {got}: pass "
-                f"Condition(tokens=..., present=...); a row without any present is the null text."
+                f"This model was built for text tokens of width {width}, [{rows}, N, {width}], of which [{rows}, N] "
+                f"are present, and was given {got}: pass Condition(tokens=..., present=...); a row without any present "
+                "is the null text."
             )
         present = cond.present.to(x.device)
         kind, dtype = x.device.type, self.null.dtype

@@ -70,7 +70,8 @@ class Embedding(nn.Module):
     def forward(self, t_emb: Tensor, s_emb: Tensor, cond: Condition) -> Tensor:
         """Embed t_emb [B], s_emb [B] and cond [B, width].
 
-        Raises ValueError where a label or a vector is missing, does not fit, or is given to a model without.
+        Raises ValueError where a label or a vector is missing, does not fit, or is given to a model without. Whether
+        labels exist is looked at only where they are on the host: anywhere else that would wait for the device.
         """
         e: Tensor = self.time_out(self.activation(self.time_in(self._waves(t_emb))))
         if self.jump_in is not None and self.jump_out is not None:
@@ -81,12 +82,20 @@ class Embedding(nn.Module):
             if cond.label is not None:
                 raise ValueError("This model was built without classes and takes no label: pass Condition().")
             return self.activation(e)
-        if cond.label is None:
+        label, got = cond.label, ""
+        if label is None:
+            got = "none"
+        elif label.shape != e.shape[:1]:
+            got = f"labels of shape {list(label.shape)} for {e.shape[0]} rows"
+        elif label.device.type == "cpu" and not torch.compiler.is_compiling():  # there is nothing to see yet
+            wrong = label[(label < -1) | (label >= self.classes)]
+            got = f"label {int(wrong[0])}" if len(wrong) else ""
+        if label is None or got:
             raise ValueError(
-                f"This model was built for {self.classes} classes and needs a label for every row: pass "
-                f"Condition(label=...), 0 to {self.classes - 1}, or -1 for any class."
+                f"This model was built for {self.classes} classes and needs a label for every row, and was given "
+                f"{got}: pass Condition(label=...), 0 to {self.classes - 1}, or -1 for any class."
             )
-        return self.activation(e + self.label(cond.label.to(e.device) + 1))
+        return self.activation(e + self.label(label.to(e.device) + 1))
 
     def _waves(self, t: Tensor) -> Tensor:
         waves = sinusoids(t, self.frequencies, shift=self.shift)
