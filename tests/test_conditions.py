@@ -236,6 +236,13 @@ def test_a_users_hole_is_where_alpha_is_low() -> None:
     own = Masked().own(np.concatenate([u, alpha], -1), (3, 16, 16))
     assert own.hidden is not None and (own.hidden == (alpha[..., 0] == 0)).all()
     assert (own.pixels[~own.hidden] == u[~own.hidden]).all() and (own.pixels[own.hidden] == 128).all()
+    # Of any number of colours: what is transparent is a hole, and not white paper.
+    grey = u[..., :1]
+    for picture, shape in ((grey, (3, 16, 16)), (u, (1, 16, 16))):
+        hole = Masked().own(np.concatenate([picture, alpha], -1), shape)
+        assert hole.hidden is not None and (hole.hidden == own.hidden).all()
+        want = Paired().own(np.where(alpha > 0, picture, np.uint8(128)), shape).pixels
+        assert (hole.pixels == want).all() and hole.pixels.shape[2] == shape[0]
     whole = Masked().own(u, (3, 16, 16))
     assert whole.hidden is not None and not whole.hidden.any() and (whole.pixels == u).all()
 

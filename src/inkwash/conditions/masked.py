@@ -47,9 +47,11 @@ class Masked(Plain):
     def own(self, picture: Bytes, shape: tuple[int, ...]) -> Own:
         """A picture with one channel more than the data: where that one, alpha, is below 128, it is hidden.
 
-        The picture is brought to the data's shape, and grey is put where it is hidden. One without is hidden nowhere.
+        So is one of grey and alpha, or RGBA, of any data that have no alpha. The picture is brought to the data's
+        shape, and grey is put where it is hidden. One without alpha is hidden nowhere.
         """
-        if picture.ndim != 3 or picture.shape[2] != shape[0] + 1:
+        transparent = picture.ndim == 3 and shape[0] in (1, 3) and picture.shape[2] in (2, 4)
+        if picture.ndim != 3 or not (transparent or picture.shape[2] == shape[0] + 1):
             return Own(framed(picture, shape), np.zeros(shape[1:], np.bool_))
         check_bytes(picture[..., :-1])
         alpha = framed(np.ascontiguousarray(picture[..., -1:]), (1, *shape[1:]))[..., 0]
