@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from inkwash.features import Classifier, DinoV2, Extractor, Inception, Lite0, Raw, extractor
     from inkwash.fewstep import Consistency, MeanFlow, Shortcut, SoFlow
     from inkwash.grids import Even, Karras, Leading, Linspace, Listed, LogSnr, Quadratic, Trailing, grid
-    from inkwash.guidance import Along, Apg, Cfg, CfgZero, Chunked, Clipped, Guided, Rescaled
+    from inkwash.guidance import Along, Apg, Cfg, CfgZero, Chunked, Clipped, Guided, Rescaled, Rule, Terms
     from inkwash.likelihood import (
         Adaptive,
         Exact,
@@ -118,7 +118,7 @@ if TYPE_CHECKING:
     from inkwash.text import T5, Clip, MiniLm
     from inkwash.times import Importance, LogitNormal, LogNormalNoise, Uniform, UShaped
     from inkwash.training import Progress, Rebuilt, TrainingError, rebuild, train
-    from inkwash.types import Batch, Coeffs, Condition, Denoised, Query
+    from inkwash.types import Batch, Coeffs, Condition, Denoised, Given, Query, Steered
 
 _WHERE = {
     "autoencoding": ["Adversary", "CodecRecipe", "CodecTrain", "Loss", "train_codec"],
@@ -157,7 +157,7 @@ _WHERE = {
         "repaint",
         "slerp",
     ],
-    "guidance": ["Along", "Apg", "Cfg", "CfgZero", "Chunked", "Clipped", "Guided", "Rescaled"],
+    "guidance": ["Along", "Apg", "Cfg", "CfgZero", "Chunked", "Clipped", "Guided", "Rescaled", "Rule", "Terms"],
     "likelihood": [
         "Adaptive",
         "Exact",
@@ -193,7 +193,7 @@ _WHERE = {
     "times": ["Importance", "LogNormalNoise", "LogitNormal", "UShaped", "Uniform"],
     "training": ["Progress", "Rebuilt", "TrainingError", "rebuild", "train"],
     "text": ["T5", "Clip", "MiniLm"],
-    "types": ["Batch", "Coeffs", "Condition", "Denoised", "Query"],
+    "types": ["Batch", "Coeffs", "Condition", "Denoised", "Given", "Query", "Steered"],
 }
 _MODULE = {name: module for module, names in _WHERE.items() for name in names}
 
