@@ -104,6 +104,26 @@ def test_prompts_reach_the_net_one_for_all_or_one_for_each() -> None:
         pipe(1, prompt="a b c d e f")
 
 
+def test_texts_are_told_with_as_many_tokens_as_captions_had_and_longer_ones_with_all() -> None:
+    pipe = painter(text=replace(TEXT, length=2))
+    seen = pipe.model.net.seen
+
+    def told(**asked: Any) -> list[int]:
+        seen.clear()
+        pipe(guidance=2.0, **asked)
+        return [cond.tokens.shape[1] for cond in seen[: len(seen) // 2]]  # of the first of two steps
+
+    assert told(prompt="ab abc") == [2]
+    assert told(prompt="ab", negative="a b", also={"c": 1.0}) == [2]
+    assert told(prompt="a b c") == told(prompt="a", negative="a b c") == told(prompt="a", also={"a b c": 1.0}) == [5]
+    assert told(prompt=["a", "b", "a b c", "d e f"]) == [2, 5]  # two in a call
+    assert told(prompt=["a", "a b c"]) == [2, 5]  # both, of which each is used for its own
+    assert values(pipe(prompt=["a", "ab c de f"], negative=["a b c", ""], guidance=3.0)) == [-3000.0, 18000.0]
+    data = Letters().bind("cpu").encode(["a b c d", "ab"])
+    for rows, want in (([0], [5]), ([1], [2]), ([0, 1], [2, 5])):
+        assert told(cond=Condition(tokens=data.values[rows], present=data.present[rows])) == want
+
+
 def test_no_prompt_loads_no_encoder_and_is_the_empty_one() -> None:
     pipe = real(text=TEXT)
     plain = pipe(3, seed=2, label=0)
@@ -289,7 +309,8 @@ def test_a_picture_that_was_hidden_at_times_may_be_left_out_and_is_pushed_from()
 
 @pytest.mark.parametrize("net", [None, DiT("S", 4, 1, 32)])
 def test_a_picture_is_bit_identical_whatever_is_drawn_with_it(net: Any) -> None:
-    pipe = real(net, text=TEXT, vector=ANGLE, image=ByImage(Edges(), dropout=0.1))
+    # Of three tokens, "a longer one" has too many for how captions were.
+    pipe = real(net, text=replace(TEXT, length=2), vector=ANGLE, image=ByImage(Edges(), dropout=0.1))
     rng = np.random.default_rng(0)
     prompts = ["cat", "a longer one", "", "dog house", "x"]
     vector = [{"angle": 10.0 * i} for i in range(5)]

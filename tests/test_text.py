@@ -85,16 +85,20 @@ def test_long_texts_are_cut_and_said_to_be(minilm: Encoder) -> None:
 
 
 def test_the_weights_have_a_hash(minilm: Encoder, tmp_path: Path) -> None:
-    assert minilm.sha256 == "8f38ebc49e9a4d5d4ea6ad5962561082dc0595c3aec1c040b18bc246058b01f9"
+    assert minilm.sha256 == "34d5a466bba27426fb8879436309e22b43df8effcdbc99422d7d3abc9ef0a5f8"
     (tmp_path / "model.safetensors").write_bytes(b"a")
     (tmp_path / "tokenizer.json").write_bytes(b"{}")
     one = loading.sha256(tmp_path)
     (tmp_path / "README.md").write_text("nothing of the model")
     assert loading.sha256(tmp_path) == one
-    (tmp_path / "tokenizer.json").write_bytes(b"{ }")
-    two = loading.sha256(tmp_path)
+    seen = {one}
+    for name in ("tokenizer.json", "config.json", "vocab.json", "merges.txt", "vocab.txt", "spiece.model"):
+        (tmp_path / name).write_bytes(b"{ }")
+        seen.add(loading.sha256(tmp_path))
+    (tmp_path / "vocab.txt").write_bytes(b"{!}")  # of the same size
+    seen.add(loading.sha256(tmp_path))
     (tmp_path / "model.safetensors").write_bytes(b"bb")
-    assert len({one, two, loading.sha256(tmp_path)}) == 3
+    assert len(seen | {loading.sha256(tmp_path)}) == 9
 
 
 def tokenizer_in(folder: Path, *, begin: str, end: str, model: str) -> int:

@@ -98,7 +98,7 @@ def test_a_run_with_every_condition_resumes_bit_for_bit_and_keeps_what_it_was_to
     config = inkwash.load(tmp_path / "whole", trust=True).config
     assert stated.conditions == config.conditions
     text, vector, image = config.conditions.text, config.conditions.vector, config.conditions.image
-    assert text == ByText(Words(), Words().bind().sha256, 0.3) and image == ByImage(Paired(), 0.25)
+    assert text == ByText(Words(), Words().bind().sha256, 0.3, length=3) and image == ByImage(Paired(), 0.25)
     lines = (folder / "metadata.jsonl").read_text().splitlines()
     sizes = np.array([json.loads(line).get("size", np.nan) for line in lines])[split(load(r.data), 0.2, 0)[0]]
     assert vector is not None and vector.mean is not None and vector.std is not None
@@ -164,7 +164,7 @@ def test_conditions_are_chosen_by_the_data_and_what_they_lack_is_told_at_once(
     data = replace(load(r.data), captions=("to the left", "Rightwards arrow", "bright", *[""] * 21))
     told = settled(r, data, np.arange(24), torch.device("cpu"))
     assert told == Conditions(
-        text=ByText(sha256="0" * 64), vector=told.vector, image=ByImage(Paired())
+        text=ByText(sha256="0" * 64, length=3), vector=told.vector, image=ByImage(Paired())
     ) and told.vector == ByVector().measured(data.vectors, ("size",))  # type: ignore[arg-type]
     said = "\n".join(notes(r, told, data))
     for part in (
@@ -182,6 +182,15 @@ def test_conditions_are_chosen_by_the_data_and_what_they_lack_is_told_at_once(
     for start, mean in ((None, told.vector.mean), (Conditions(vector=ByVector(("size",), (9.0,), (5.0,))), (9.0,))):  # type: ignore[union-attr]
         got = settled(own, data, np.arange(24), torch.device("cpu"), start).vector
         assert got is not None and got.std == (2.0,) and got.mean == pytest.approx(mean, abs=1e-5)
+    # Longer captions are cut where the encoder ends, and said to be; what was once known stays known.
+    long = replace(data, captions=("one", "one two three four", *["one two three four five"] * 2, *[""] * 20))
+    worded = replace(r, conditions=replace(told, text=ByText(Words())))
+    capped = settled(worded, long, np.arange(24), torch.device("cpu"))
+    assert capped.text is not None and capped.text.length == 4
+    assert "2 captions of squares are longer than the 4 tokens that" in "\n".join(notes(worded, capped, long))
+    assert "are longer than" not in said
+    again = replace(r, conditions=replace(told, image=ByImage(Paired())))
+    assert settled(again, replace(long, captions=("one",) * 24), np.arange(24), torch.device("cpu")) == told
     bare = replace(data, captions=None, vectors=None, vector_names=(), shown=None)
     assert settled(read_recipe({"data": {"source": "x"}}), bare, np.arange(24), torch.device("cpu")) == Conditions()
     # An empty caption is none, and a set of nothing but those has no captions.

@@ -21,7 +21,7 @@ from inkwash.drive import Watch, drive
 from inkwash.earlier import split_step, weights_at
 from inkwash.edit import Edit, clean_time, invert, refuse_pictures
 from inkwash.grids import Grid
-from inkwash.guidance import Along, Cfg, Chunked, Clipped, Rule, same_noise
+from inkwash.guidance import Along, Cfg, Chunked, Clipped, Fitted, Rule, same_noise
 from inkwash.kinds import to_table
 from inkwash.model import Model, Prepared
 from inkwash.modelfolder import Config, load_whole, model_hash
@@ -237,7 +237,10 @@ class Pipeline:
         """The model asked as these settings say, whole chunks of rows like x's at these times [N]."""
         path = own.path or self.model.path
         both = [_along(model, path, times, x) for model in (self.model, *([] if weak is None else [weak.model]))]
-        return Chunked(own.guided(both[0], hideable(self.config), self.model.path, *both[1:]), self.chunk)
+        denoiser: Denoiser = own.guided(both[0], hideable(self.config), self.model.path, *both[1:])
+        if (text := self.config.conditions.text) is not None and text.length is not None:
+            denoiser = Fitted(denoiser, text.length, text.encoder.max_tokens)
+        return Chunked(denoiser, self.chunk)
 
     def _draw(
         self,

@@ -18,7 +18,7 @@ from torch import Tensor
 from inkwash.asking.asked import Asked, Text
 from inkwash.asking.numbers import numbers, spoken
 from inkwash.asking.opened import opened, painted, sha256_of
-from inkwash.conditions import Masked
+from inkwash.conditions import ByText, Masked
 from inkwash.conditions.tasks import framed
 from inkwash.kinds import to_table
 from inkwash.modelfolder import Config
@@ -115,10 +115,10 @@ class Ask:
         text = base = None
         others: list[Text] = []
         if conditions.text:
-            kept = conditions.text.encoder.max_tokens, conditions.text.encoder.width
-            text = _text(self.prompt, "prompt", n, encode, kept)
-            base = None if self.negative is None else _text(self.negative, "negative", n, encode, kept)
-            others = [_text(other, "also", n, encode, kept) for other in self.also or {}]
+            away = [] if self.negative is None else [(self.negative, "negative")]
+            asked = [(self.prompt, "prompt"), *away, *((other, "also") for other in self.also or {})]
+            text, *others = _fitted([_text(*one, n, encode, conditions.text) for one in asked], conditions.text)
+            base = others.pop(0) if away else None
             for name in ("prompt", "negative"):
                 if name in told:
                     said[name] = told[name] if isinstance(told[name], str) else list(told[name])
@@ -249,16 +249,16 @@ def find_class(classes: Sequence[str], label: str | int) -> int:
     raise ValueError(f"This model has no class {text!r}. {hint}")
 
 
-def _text(said: str | Sequence[str] | None, name: str, n: int, encode: Encode, kept: tuple[int, int]) -> Text:
+def _text(said: str | Sequence[str] | None, name: str, n: int, encode: Encode, told: ByText) -> Text:
     """The tokens of one text for all or one for each of n, as the packed cache of captions has them, in float16.
 
-    kept: tokens in a text, and their width. All texts have so many: the bits of a picture depend on how many there are.
+    All texts have as many as the encoder reads: the bits of a picture depend on how many there are.
     """
     texts = [said or ""] if said is None or isinstance(said, str) else list(said)
     if wrong := [one for one in texts if not isinstance(one, str)]:
         raise ValueError(f"{name} = {wrong[0]!r} is not a text.")
     once = list(dict.fromkeys(texts))
-    most, width = kept
+    most, width = told.encoder.max_tokens, told.encoder.width
     if any(one.strip() for one in once):
         tokens = encode(once)
         if long := [one for one, cut in zip(once, tokens.cut.tolist(), strict=True) if cut]:
@@ -272,6 +272,14 @@ def _text(said: str | Sequence[str] | None, name: str, n: int, encode: Encode, k
     _check_count(len(texts), f"texts ({name})", n)
     rows = torch.tensor([once.index(one) for one in texts])
     return Text(values[rows], present[rows])
+
+
+def _fitted(texts: list[Text], told: ByText) -> list[Text]:
+    """With no more tokens than captions have, where all texts fit: see `guidance.Fitted`."""
+    longest = max(int(text.present.sum(1).max()) for text in texts)
+    if told.length is None or longest > told.length:
+        return texts
+    return [Text(text.values[:, : told.length], text.present[:, : told.length]) for text in texts]
 
 
 def _given(cond: Condition, config: Config, n: int) -> Asked:

@@ -33,15 +33,22 @@ class ByText(Component):
     """A model told by a text, through a frozen encoder.
 
     sha256: of the encoder's weights and tokenizer, None before they are known; a model refuses another. dropout: the
-    share of training examples whose text is hidden, in [0, 1).
+    share of training examples whose text is hidden, in [0, 1). length: how many tokens the longest caption has as it
+    is read; None before it is known, and of models from before it was kept.
     """
 
     encoder: AnyEncoder = field(default_factory=MiniLm)
     sha256: str | None = None
     dropout: float = 0.1
+    length: int | None = None
 
     def __post_init__(self) -> None:
         _check_dropout("text", self.dropout)
+        if self.length is not None and not 0 < self.length <= self.encoder.max_tokens:
+            raise ValueError(
+                f"text.length = {self.length} must be 1 to {self.encoder.max_tokens}, which the encoder reads: "
+                "leave it out, it is measured."
+            )
 
 
 @dataclass(frozen=True)

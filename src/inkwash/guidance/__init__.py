@@ -3,6 +3,7 @@
 from inkwash.guidance.along import Along, highest, same_noise
 from inkwash.guidance.chunked import Chunked
 from inkwash.guidance.clipped import Clipped, revised
+from inkwash.guidance.fitted import Fitted
 from inkwash.guidance.guided import Guided, check_interval
 from inkwash.guidance.rules import AnyRule, Apg, Cfg, CfgZero, Rescaled, Rule, Terms
 
@@ -14,6 +15,7 @@ __all__ = [
     "CfgZero",
     "Chunked",
     "Clipped",
+    "Fitted",
     "Guided",
     "Rescaled",
     "Rule",

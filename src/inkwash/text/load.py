@@ -22,6 +22,13 @@ _READ = ("*.json", "*.safetensors", "*.txt", "*.model")
 """What is fetched of a repository: no pickled weights, and none of other frameworks."""
 
 
+_MEANING = (
+    *("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "merges.txt", "vocab.txt", "spiece.model", "sentencepiece.bpe.model"),
+)
+"""Of what lies beside the weights, that on which the tokens of a text may depend."""
+
+
 def packaged(package: str) -> Path:
     """The folder of a model in an installed package, which is not imported; ValueError where it is not installed."""
     found = importlib.util.find_spec(package)
@@ -94,8 +101,8 @@ def load(folder: Path, architecture: str, width: int, max_tokens: int, device: t
 
 
 def sha256(folder: Path) -> str:
-    """SHA-256 (hex) of an encoder's weights and of its tokenizer, as files."""
-    files = [*sorted(folder.glob("*.safetensors")), *(f for f in [folder / "tokenizer.json"] if f.is_file())]
+    """SHA-256 (hex) of an encoder's weights, its config and its tokenizer, as files."""
+    files = [*sorted(folder.glob("*.safetensors")), *(folder / f for f in _MEANING if (folder / f).is_file())]
     return _digest(tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files))
 
 
@@ -104,7 +111,7 @@ def _digest(files: tuple[tuple[str, int, int], ...]) -> str:
     whole = hashlib.sha256()
     for name, size, _ in files:
         with Path(name).open("rb") as file:
-            whole.update(f"{size}\n".encode() + hashlib.file_digest(file, "sha256").digest())
+            whole.update(f"{Path(name).name} {size}\n".encode() + hashlib.file_digest(file, "sha256").digest())
     return whole.hexdigest()
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path as File
+from typing import Any
 
 import numpy as np
 import torch
 
 from inkwash.conditions import ByImage, ByText, ByVector, Conditions, Paired
 from inkwash.data import Dataset
+from inkwash.device import pick_device
 from inkwash.kinds import in_text
 from inkwash.recipes import Recipe
 
@@ -43,7 +46,7 @@ def settled(
         )
     vector = told.vector and _measured(told.vector, data, rows)
     try:
-        return replace(told, vector=vector, text=told.text and _found(told.text, device))
+        return replace(told, vector=vector, text=told.text and _found(told.text, data, device))
     except ValueError as error:
         if recipe.conditions is not None:
             raise
@@ -62,6 +65,11 @@ def notes(recipe: Recipe, told: Conditions, data: Dataset) -> Iterator[str]:
         yield f"Learning from the captions of {data.name}, read by {in_text(told.text.encoder)}; --text none does not."
     if recipe.conditions is not None and told.text is None and data.captioned:
         yield f"The captions of {data.name} are not learned from; --text minilm does."
+    if told.text is not None and (cut := _cut(told.text, data, recipe.train.device)):
+        yield (
+            f"{cut:,} captions of {data.name} are longer than the {told.text.encoder.max_tokens} tokens that "
+            f"{in_text(told.text.encoder)} reads, and are cut off there."
+        )
     if told.vector is not None:
         yield f"Learning from the numbers {', '.join(told.vector.names)} of {data.name}."
     if data.flip and told.text is not None and (sided := sum(map(_sided, data.captions or ()))):
@@ -114,13 +122,29 @@ def _measured(told: ByVector, data: Dataset, rows: np.ndarray) -> ByVector:
     return told.measured(np.asarray(data.vectors[rows]), data.vector_names)
 
 
-def _found(told: ByText, device: torch.device) -> ByText:
-    """With the SHA-256 of its encoder."""
-    sha256 = told.encoder.bind(device).sha256
+def _cut(told: ByText, data: Dataset, device: str) -> int:
+    """How many captions have more tokens than are read."""
+    most = told.encoder.max_tokens
+    if told.length is not None and told.length < most:
+        return 0
+    return sum(n > most for n in told.encoder.bind(pick_device(device)).count(data.captions or ()))
+
+
+def _found(told: ByText, data: Dataset, device: torch.device) -> ByText:
+    """With the SHA-256 of its encoder, a local one named by its whole place, and the length of the longest caption."""
+    encoder = told.encoder.bind(device)
+    sha256 = encoder.sha256
     if told.sha256 is not None and told.sha256 != sha256:
         raise ValueError(
             f"The text encoder {in_text(told.encoder)} is not the one this run was begun with: its SHA-256 is "
             f"{sha256[:12]}, then {told.sha256[:12]}. The tokens of another mean nothing to the model. Install the "
             "version it was begun with, or start a new run."
         )
+    source = File(getattr(told.encoder, "source", "")).expanduser()
+    if source.name and source.is_dir():
+        local: Any = told.encoder
+        told = replace(told, encoder=replace(local, source=str(source.absolute())))
+    if told.length is None:
+        longest = max(encoder.count(sorted(set(data.captions or ()))), default=0)
+        told = replace(told, length=min(longest, told.encoder.max_tokens) or None)
     return replace(told, sha256=sha256)
