@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 
 from inkwash import Condition, Config, Ddim, Flow, Heun, Linear, Sampling, UNet, load
-from inkwash.asking import Ask, condition_of, taken, takes
+from inkwash.asking import Ask, condition_of, hideable, taken, takes
 from inkwash.codec import Latents, Pixels, Scaled
 from inkwash.conditions import ByImage, ByText, ByVector, Conditions, Edges, LowResolution, Masked
 from inkwash.edit import Decode, Vary
+from inkwash.kinds import from_table, to_table
 from inkwash.model import Model, Plain
 from inkwash.modelfolder import model_hash, save_model
 from inkwash.nets import DiT, TinyAutoencoder
@@ -55,11 +56,13 @@ class Painter(torch.nn.Module):
         return painted if cond.image is None else painted + cond.image.nan_to_num(7.0)
 
 
-def painter(classes: tuple[str, ...] = (), guidance: float = 1.0, size: int = 4, **told: Any) -> Pipeline:
+def painter(
+    classes: tuple[str, ...] = (), guidance: float = 1.0, size: int = 4, label_dropout: float = 0.1, **told: Any
+) -> Pipeline:
     """Its samples are floats: the painter's answers themselves."""
     config = Config(
         (1, size, size), UNet("tiny"), Linear(), X0(), Plain(), Scaled(-1.0, 1.0), classes,
-        conditions=Conditions(**told), sampling=Sampling(Ddim(), 2, guidance),
+        conditions=Conditions(**told), sampling=Sampling(Ddim(), 2, guidance), label_dropout=label_dropout,
     )  # fmt: skip
     return Pipeline(config, Model(Painter(), Linear(), X0(), Plain()), torch.device("cpu"))
 
@@ -395,6 +398,9 @@ def test_rows_of_a_data_set_are_taken_as_they_are() -> None:
         ({"text": TEXT}, (), {"negative": "x", "guidance": 1.0}, "negative is what guidance pushes away from"),
         ({"text": replace(TEXT, dropout=0.0)}, (), {}, "never trained without its prompt: give prompt="),
         ({"vector": replace(ANGLE, dropout=0.0)}, (), {}, "never trained without its vector: give vector="),
+        ({"label_dropout": 0.0}, ("x", "y"), {"label": -1}, r"without its label: .* takes label= \(x, y\)"),
+        ({"label_dropout": 0.0, "text": TEXT}, ("x", "y"), {"prompt": "a"}, "never trained without its label"),
+        ({"label_dropout": 0.0}, ("x", "y"), {"label": "x", "guidance": 2.0}, r"guidance = 2\.0 needs a model"),
     ],
 )
 def test_what_a_model_does_not_take_is_refused_with_what_it_takes(
@@ -402,6 +408,17 @@ def test_what_a_model_does_not_take_is_refused_with_what_it_takes(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         painter(classes, **told)(1, **asked)
+
+
+def test_a_label_that_was_never_hidden_stays_in_both_halves_of_guidance() -> None:
+    pipe = painter(("x", "y"), text=TEXT, label_dropout=0.0)
+    assert pipe(3).labels == ("x", "y", "x")
+    assert values(pipe(2, prompt="ab", label=["x", "y"], guidance=3.0)) == [10 + 3 * 2000.0, 20 + 3 * 2000.0]
+    assert values(pipe(1, prompt="ab", label="y", negative="a", guidance=3.0)) == [1020 + 3 * 1000.0]
+    assert hideable(replace(pipe.config, label_dropout=0.1)) == ("label", "text")
+    table = to_table(replace(pipe.config, conditions=Conditions()))
+    assert from_table(Config, table).label_dropout == table.pop("label_dropout") == 0
+    assert from_table(Config, table).label_dropout == 0.1  # models from before it was kept
 
 
 def test_what_several_models_are_asked_is_shared_out() -> None:

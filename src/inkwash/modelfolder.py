@@ -42,7 +42,8 @@ class Config(Component):
     conditions: what it can be told besides a class; sampling: the settings used unless others are asked for; data: the
     data set's name; trained: steps, images and seconds of training so far; learned_variance: see `Model`; ema: the
     length of the average the weights are, a share of the run (sigma_rel), None where unknown; jumps: it knows mean
-    velocities between two times (`Model`). Raises ValueError for latents that sampling clips.
+    velocities between two times (`Model`); label_dropout: the share of labels that training hid, 0.1 in older models.
+    Raises ValueError for latents that sampling clips.
     """
 
     shape: tuple[int, ...]
@@ -59,6 +60,7 @@ class Config(Component):
     ema: float | None = None
     conditions: Conditions = field(default_factory=Conditions)
     jumps: bool = False
+    label_dropout: float = 0.1
 
     def __post_init__(self) -> None:
         if isinstance(self.codec, Latents) and self.sampling.clip:

@@ -79,6 +79,10 @@ class Ask:
             raise ValueError(
                 f"This model was never trained without its {needed[0]}: give {needed[0]}=. {takes(config)}"
             )
+        if config.classes and not config.label_dropout and told:  # asked for nothing, it draws every class in turn
+            labels = [self.label] if self.label is None or isinstance(self.label, (str, int)) else self.label
+            if any(one is None or find_class(config.classes, one) < 0 for one in labels):
+                raise ValueError(f"This model was never trained without its label: give label=. {takes(config)}")
 
     def count(self, config: Config) -> int:
         """How many pictures this asks for, where nobody says: one for each of what was given in a list, else 1."""
@@ -223,7 +227,7 @@ def taken(config: Config, told: Mapping[str, Any]) -> dict[str, Any]:
 
 def hideable(config: Config) -> tuple[str, ...]:
     """The conditions that were hidden at times in training: what guidance hides to see what they change."""
-    return (*(["label"] if config.classes else []), *config.conditions.dropped)
+    return (*(["label"] if config.classes and config.label_dropout else []), *config.conditions.dropped)
 
 
 def find_class(classes: Sequence[str], label: str | int) -> int:

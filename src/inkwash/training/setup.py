@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from inkwash.asking import hideable
 from inkwash.asking.rows import condition_of, encoded, with_conditions
 from inkwash.codec import Codec, LatentCodec, Latents, Pixels, Scaled, Standard, codec_for
 from inkwash.data import Dataset, Rows, split
@@ -155,10 +156,11 @@ def set_up(
         data=dataset.name,
         learned_variance=recipe.learns_variance,
         jumps=recipe.jumps,
+        label_dropout=train.label_dropout,
     )
-    if recipe.sampler.guidance != 1 and not (config.classes or told.dropped):
+    if recipe.sampler.guidance != 1 and not hideable(config):
         raise ValueError(
-            f"sampler.guidance = {recipe.sampler.guidance} needs classes, or another condition that is hidden now and "
+            f"sampler.guidance = {recipe.sampler.guidance} needs classes, or another condition, hidden now and "
             f"then; {dataset.name} has none. Use guidance = 1."
         )
     with torch.random.fork_rng(devices=[]):
