@@ -16,6 +16,7 @@ import inkwash
 from inkwash.data import load as load_data
 from inkwash.data import order
 from inkwash.distilling import Reflow, student
+from inkwash.distilling.straightness import straightness
 from inkwash.fewstep import Consistency, MeanFlow, Shortcut, SoFlow
 from inkwash.model import CarriedInputs, Model
 from inkwash.noise import Philox, Stream
@@ -408,3 +409,23 @@ def test_visited_times_are_those_of_samplers_with_their_shares() -> None:
 def test_jumps_take_no_times_that_learn() -> None:
     with pytest.raises(RecipeError, match="single times"):
         points(objective={"kind": "soflow", "times": "importance"})
+
+
+def test_straightness_has_its_closed_form() -> None:
+    """Of N(0, lam): x_t = S_t·x_1, so it is the integral of (1 - sqrt(lam) - S_t')², for noise of mean square 1."""
+    lam = 0.09
+    t = torch.linspace(0, 1, 20_001, dtype=torch.float64)
+    s = ((1 - t) ** 2 * lam + t**2).sqrt()
+    slope = (t - (1 - t) * lam) / s
+    expected = float(torch.trapezoid((1 - lam**0.5 - slope) ** 2, t))
+
+    def velocity(x: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        return x * ((t - (1 - t) * lam) / ((1 - t) ** 2 * lam + t**2))[:, None]
+
+    x = torch.empty(4000, 4, dtype=torch.float64)
+    noise = Philox(0, torch.arange(4000))(x, 0, Stream.START)
+    found = straightness(velocity, Condition(), x, steps=256)
+    assert found == pytest.approx(expected * float(noise.square().mean()), rel=2e-3)
+    # A flow that goes straight to each point's own end is straight.
+    ends = 0.3 * noise
+    assert straightness(lambda x, t, cond: noise - ends, Condition(), x, steps=4) == pytest.approx(0, abs=1e-20)

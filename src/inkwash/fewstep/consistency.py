@@ -16,10 +16,10 @@ from inkwash.types import Batch, Noise, like
 
 
 def composed(model: Model, jump: Jump, share: float) -> Tensor:
-    """share·v + (1 - share)·u(x_l, l, s): the way from t to s by the velocity as far as l, and on by the network.
+    """share·v + (1 - share)·u(x_l, l, s): from t to s by the velocity as far as l, and on by the network.
 
-    l = t + (s - t)·share and x_l = x - (t - l)·v. At the flow map it is wrong by a multiple of share²·(t - s), and a
-    jump is made of 1/share such steps: what is learned is wrong by a multiple of share.
+    l = t + (s - t)·share and x_l = x - (t - l)·v (math.md, eq. 65). At the flow map it is wrong by a multiple of
+    share²·(t - s), and a jump is made of 1/share such steps: what is learned is wrong by a multiple of share.
     """
     t, s = jump.t, jump.s
     between = t + (s - t) * share

@@ -1,6 +1,6 @@
 """What all losses for two-time networks share: the mean velocity u(x, t, s) of the flow from t to s on the linear path.
 
-x_s = x_t - (t - s)·u(x_t, t, s), and at s = t it is the velocity v (math.md, section 18). A loss says what u should be,
+x_s = x_t - (t - s)·u(x_t, t, s), and at s = t it is the velocity v (math.md, eq. 63). A loss says what u should be,
 from the network itself and a velocity: the conditional one of an example, eps - x0, or a teacher's.
 """
 
