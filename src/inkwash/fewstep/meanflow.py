@@ -19,10 +19,10 @@ from inkwash.types import like
 class MeanFlow(FlowMap):
     """u = v - (t - s)·du/dt, the derivative along the flow, where x moves with the velocity (Geng et al. 2025, eq. 10).
 
-    See math.md, eq. 66. tangent: with which velocity x moves in the derivative: that of the example, or "own", the network's u(x, t, t), as
-    in improved MeanFlow (2025), whose regression is then on a fixed goal. derivative: "exact", forward-mode in the
-    weights' own precision, without fused attention, which has none; or "differences", over t ± `width`, central but for
-    times nearer than that to 1 or to s, where they are of first order.
+    See math.md, eq. 66. tangent: with which velocity x moves in the derivative: that of the example, or "own", the
+    network's u(x, t, t), as in improved MeanFlow (2025), whose regression is then on a fixed goal. derivative: "exact",
+    forward-mode in the weights' own precision, without fused attention, which has none; or "differences", over t ±
+    `width`, central but for times nearer than that to 1 or to s, where they are of first order.
     See `FlowMap` for the rest.
     """
 
