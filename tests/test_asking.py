@@ -26,6 +26,7 @@ from inkwash.paths import VE
 from inkwash.pipeline import Pipeline
 from inkwash.targets import X0
 from inkwash.training import snapshots
+from inkwash.types import Steered
 from letters import Letters
 
 BLACK = np.zeros((4, 4, 1), np.uint8)
@@ -369,6 +370,11 @@ def test_rows_of_a_data_set_are_taken_as_they_are() -> None:
         ({"cond": replace(cond, vector=None)}, "cond lacks vector"),
         ({"cond": replace(cond, image=torch.zeros(2, 1, 8, 8))}, "cond has image"),
         ({"cond": cond.map(lambda v: v[:1])}, "1 rows of cond were given for n = 2"),
+        ({"cond": replace(cond, vector=vector[:1])}, r"cond.vector of shape \[1, 2\] must have n = 2 rows"),
+        ({"cond": Steered(**vars(cond), base=cond.map(lambda v: v[:1]))}, r"cond.label of shape \[1\] must have n = 2"),
+        ({"cond": replace(cond, label=torch.tensor([1, 2]))}, "cond.label holds 2, which is no class .* 0 to 1"),
+        ({"cond": replace(cond, label=torch.tensor([-2, 0]))}, "cond.label holds -2, which is no class"),
+        ({"cond": replace(cond, label=torch.tensor([0.0, 1.0]))}, "cond.label holds 0.0, which is no class"),
     ):
         with pytest.raises(ValueError, match=message):
             pipe(2, **change)
@@ -396,6 +402,21 @@ def test_rows_of_a_data_set_are_taken_as_they_are() -> None:
             r"needs a model .*image= \(for lowres\)",
         ),
         ({"text": TEXT}, (), {"negative": "x", "guidance": 1.0}, "negative is what guidance pushes away from"),
+        *(
+            (
+                {"text": TEXT},
+                (),
+                {"also": {"snow": weight}},
+                f"also = 'snow' has weight {weight}, which must be a finite",
+            )
+            for weight in (float("nan"), float("inf"))
+        ),
+        (
+            {"text": replace(TEXT, dropout=0.0)},
+            (),
+            {"prompt": "x", "also": {"snow": 1.0}},
+            r"^also needs a model .* to push away from. .* Leave it out\.",
+        ),
         ({"text": replace(TEXT, dropout=0.0)}, (), {}, "never trained without its prompt: give prompt="),
         ({"vector": replace(ANGLE, dropout=0.0)}, (), {}, "never trained without its vector: give vector="),
         ({"label_dropout": 0.0}, ("x", "y"), {"label": -1}, r"without its label: .* takes label= \(x, y\)"),

@@ -131,7 +131,7 @@ class Pipeline:
             raise ValueError(f"first = {first} must be at least 0: samples are numbered from there.")
         other = self._other(weak)
         own = self.settings(
-            weak=other is not None, negative=negative is not None and not also,
+            weak=other is not None, negative=negative is not None, also=bool(also),
             steps=steps, sampler=sampler, eta=eta, guidance=guidance, rule=rule, interval=interval, grid=grid,
             path=path,
         )  # fmt: skip
@@ -263,19 +263,24 @@ class Pipeline:
             denoiser = Clipped(denoiser, path)
         return drive(edit.method(own.method)(path, x, times, noise), denoiser, cond, watch)
 
-    def settings(self, *, weak: bool = False, negative: bool = False, **changes: Any) -> Sampling:
+    def settings(self, *, weak: bool = False, negative: bool = False, also: bool = False, **changes: Any) -> Sampling:
         """The model's own sampling settings with changes (`Sampling.changed`). Raises ValueError if they do not fit.
 
-        weak, negative: whether there is another model, or a text, to push away from.
+        weak, negative: whether there is another model, or a text, to push away from; also: whether there are further
+        texts to follow, which is guidance at every scale.
         """
         own = self.config.sampling.changed(**changes)
-        if own.guidance != 1 and not (hideable(self.config) or weak or negative):
+        if (own.guidance != 1 or also) and not (hideable(self.config) or weak or negative):
             whose = " (the model's own setting)" if changes.get("guidance") is None else ""
+            what, fix = f"guidance = {own.guidance}{whose}", "Use guidance = 1"
+            if own.guidance == 1:
+                what, fix = "also", "Leave it out"
             raise ValueError(
-                f"guidance = {own.guidance}{whose} needs a model with classes, or with another condition that training "
-                f"hides at times, or a weaker model to push away from. {takes(self.config)} Use guidance = 1."
+                f"{what} needs a model with classes, or with another condition that training hides at times, or a "
+                f"weaker model or a negative text to push away from. {takes(self.config)} {fix}."
             )
-        for name in [name for name, given in (("weak", weak), ("negative", negative)) if given and own.guidance == 1]:
+        away = (("weak", weak), ("negative", negative))
+        for name in [name for name, given in away if given and own.guidance == 1 and not also]:
             raise ValueError(f"{name} is what guidance pushes away from, and guidance = 1 is off. Try guidance = 2.")
         return own
 

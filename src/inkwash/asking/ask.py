@@ -7,6 +7,7 @@ all is drawn from class by class, in turn. A condition that was never hidden in 
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from inkwash.conditions import ByText, Masked
 from inkwash.conditions.tasks import framed
 from inkwash.kinds import to_table
 from inkwash.modelfolder import Config
-from inkwash.types import CONDITIONS, Condition
+from inkwash.types import CONDITIONS, Condition, Steered
 
 if TYPE_CHECKING:
     from inkwash.text import Tokens
@@ -72,6 +73,11 @@ class Ask:
             )
         if self.mask is not None and self.image is None:
             raise ValueError("mask= says where to paint. Give image= too: what is around it.")
+        if wrong := [(text, weight) for text, weight in (self.also or {}).items() if not math.isfinite(weight)]:
+            raise ValueError(
+                f"also = {wrong[0][0]!r:.60} has weight {wrong[0][1]}, which must be a finite number: how strongly the "
+                "text is followed, below 0 for away from it. Try 1."
+            )
         if self.cond is not None:
             return
         rates = {"prompt": conditions.text, "vector": conditions.vector, "image": conditions.image}
@@ -287,7 +293,10 @@ def _fitted(texts: list[Text], told: ByText) -> list[Text]:
 
 
 def _given(cond: Condition, config: Config, n: int) -> Asked:
-    """A condition taken as it is. Raises ValueError where it has other fields than the model takes, or other rows."""
+    """A condition taken as it is.
+
+    Raises ValueError where it has other fields than the model takes, other rows, or labels that are no class.
+    """
     rows = _rows(cond)
     _check_count(len(rows), "rows of cond", n)
     has = {"label": cond.label, "text": cond.tokens, "vector": cond.vector, "image": cond.image}
@@ -297,9 +306,20 @@ def _given(cond: Condition, config: Config, n: int) -> Asked:
         raise ValueError(
             f"cond {much} {wrong[0]}: it must hold what the model takes, and nothing else. {takes(config)}"
         )
+    steering = [cond.base, *cond.others] if isinstance(cond, Steered) else []
+    for one in (cond, *steering):
+        for part, value in ({} if one is None else vars(one)).items():
+            if isinstance(value, Tensor) and value.shape[:1] != (n,):
+                raise ValueError(f"cond.{part} of shape {list(value.shape)} must have n = {n} rows, as all of cond.")
     names: tuple[str, ...] = ()
     if cond.label is not None:
-        names = tuple(config.classes[i] if i >= 0 else "any" for i in cond.label.tolist())
+        listed, most = cond.label.tolist(), len(config.classes) - 1
+        if unknown := [i for i in listed if not (isinstance(i, int) and -1 <= i <= most)]:
+            raise ValueError(
+                f"cond.label holds {unknown[0]}, which is no class of this model: its classes are whole numbers from 0 "
+                f"to {most}, and -1 is any class."
+            )
+        names = tuple(config.classes[i] if i >= 0 else "any" for i in listed)
     return Asked(cond, labels=names, captions=(), settings={"label": None, "cond": "given"}, names=hideable(config))
 
 
