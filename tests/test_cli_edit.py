@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 import inkwash
+from inkwash.asking import opened
 from inkwash.cli import main
 from inkwash.codec import Pixels, Scaled, Standard
 from inkwash.edit import Decode, Downsample, Fill, Restore, Vary, slerp
@@ -198,6 +199,8 @@ def test_pictures_come_at_the_models_size(place: Path, monkeypatch: pytest.Monke
     got = Pixels().decode(read_picture(str(place / "photo.png"), CONFIG)).numpy()[0, ..., 0]
     assert np.abs(got.astype(int) - photo).max() <= 1  # the middle square of it
     assert read_picture(str(place / "photo.png"), CONFIG, shrink=4).shape == (1, 1, 2, 2)
+    shown, many = opened(f"{place / 'some.npy'}:2")  # as a model is shown it by --image
+    assert np.array_equal(shown[0], some[2]) and not many
     known = read_mask(place / "mask.png", CONFIG)
     assert known.shape == (1, 1, 8, 8) and known[..., :4].eq(1).all() and known[..., 4:].eq(0).all()
     np.save(place / "floats.npy", np.linspace(0, 3, 128, dtype=np.float32).reshape(2, 8, 8, 1))
@@ -217,6 +220,8 @@ def test_what_is_no_picture_for_the_model_is_refused(place: Path, monkeypatch: p
         (lambda: read_picture("photo.png", CONFIG, shrink=3), "8x8, cannot be 3 times smaller"),
         (lambda: read_picture("swiss-roll:0", CONFIG), "swiss-roll holds points"),
         (lambda: read_picture(f"{place}/some.npy:3", CONFIG), "the pictures of some are 0 to 2"),
+        (lambda: read_picture(f"{place}/some.npy", CONFIG), "some.npy holds several pictures. Name one of them"),
+        (lambda: opened(f"{place}/some.npy:3"), "the pictures of some are 0 to 2"),
         (lambda: read_picture("nothing.png", CONFIG), "nothing.png is not there. Give a picture file"),
         (lambda: read_picture(str(place), CONFIG), "is a folder"),
         (lambda: read_picture(f"{place}/notes.png", CONFIG), "notes.png is not a picture that can be read"),

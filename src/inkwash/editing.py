@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path as File
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from inkwash import pictures
-from inkwash.asking.opened import MAX_PIXELS
+from inkwash.asking.opened import MAX_PIXELS, of_data, opened, painted
 from inkwash.codec import LatentCodec, Pixels, Scaled, codec_for
+from inkwash.conditions.tasks import framed
 from inkwash.edit import Decode, check_deterministic, slerp
 from inkwash.modelfolder import Config
 from inkwash.noise import Philox, Stream
@@ -22,7 +22,6 @@ from inkwash.noise import Philox, Stream
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from inkwash.data.decode import Framing
     from inkwash.pipeline import Pipeline
     from inkwash.samples import Samples
 
@@ -35,39 +34,40 @@ def read_picture(source: str, config: Config, *, shrink: int = 1, split: Literal
     """
     if len(config.shape) != 3:
         raise ValueError(f"This model draws vectors of {config.shape[0]} numbers; editing is for models of pictures.")
-    from inkwash.data.decode import fit
-
     channels, height, width = config.pictures
     if height % shrink or width % shrink:
         raise ValueError(
             f"This model's pictures, {height}x{width}, cannot be {shrink} times smaller: not a whole size."
         )
-    frame = _framing(height // shrink, width // shrink, channels)
-    file = File(source).expanduser()
-    if not file.exists() and (match := re.fullmatch(r"(.+):(\d+)", source)):
-        from inkwash.data import DataSpec, load
+    height, width = height // shrink, width // shrink
+    if (found := of_data(source, split)) is not None:
+        from inkwash.data.decode import Framing, fit
 
-        data = load(DataSpec(match[1], split=split))
-        if data.images.ndim != 4:
-            raise ValueError(f"{match[1]} holds points; editing is for pictures.")
-        if int(match[2]) >= len(data):
-            raise ValueError(f"{source} is not there: the pictures of {data.name} are 0 to {len(data) - 1}.")
+        data, number = found
+        frame = Framing(height, width, channels, "crop", (255, 255, 255), MAX_PIXELS)
         codec = codec_for(data.images[:1]) if data.images.dtype == "uint8" else _scale(config, data.images)
-        return codec.encode(torch.from_numpy(np.array(fit(data.images[int(match[2])], frame))[None]))
-    return Pixels().encode(torch.from_numpy(_decoded(source, file, frame))[None])
+        return codec.encode(torch.from_numpy(np.array(fit(data.images[number], frame))[None]))
+    if File(source).expanduser().is_dir():
+        raise ValueError(f"{source} is a folder. Give a picture file, or a picture of a data set: fashion-mnist:7.")
+    if channels not in (1, 3, 4):
+        raise ValueError(f"This model's pictures have {channels} channels, which no picture file has.")
+    picture, many = opened(source, "picture")
+    if many:
+        raise ValueError(f"{source} holds several pictures. Name one of them: {source}:0.")
+    return Pixels().encode(torch.from_numpy(np.array(framed(picture[0], (channels, height, width)))[None]))
 
 
 def read_mask(file: File, config: Config) -> Tensor:
     """What of a picture is known, [1, 1, H, W] in [0, 1]: 0 where the mask is white, 1 where it is black.
 
-    It is brought to the model's size as the picture is. Raises ValueError for a file that is no picture, or a mask
-    without any white.
+    It is brought to the model's size as the picture is. Raises ValueError for a file that is no picture, a folder, or a
+    mask without any white.
     """
     _, height, width = config.pictures
-    known = 1 - torch.from_numpy(_decoded(str(file), file, _framing(height, width, 1))[None, ..., 0]).float() / 255
-    if bool((known == 1).all()):
-        raise ValueError(f"{file} has no white in it, and what is white is drawn anew. Paint a part of it white.")
-    return known[:, None]
+    masks = painted(file, height, width)
+    if len(masks) > 1:
+        raise ValueError(f"{file} holds {len(masks)} masks, and one picture is edited. Give one.")
+    return 1 - torch.from_numpy(masks)[:, None].float() / 255
 
 
 def encoded(pipe: Pipeline, x0: Tensor) -> Tensor:
@@ -136,29 +136,6 @@ def beside(shown: Sequence[tuple[str, Tensor]], samples: Samples, captions: Sequ
 
 def _page(images: np.ndarray, captions: Sequence[str], title: str) -> Image:
     return pictures.strip(images, captions, scale=max(1, round(96 / max(images.shape[1:3]))), title=title or None)
-
-
-def _framing(height: int, width: int, channels: int) -> Framing:
-    from inkwash.data.decode import Framing
-
-    return Framing(height, width, channels, "crop", (255, 255, 255), MAX_PIXELS)
-
-
-def _decoded(name: str, file: File, frame: Framing) -> np.ndarray:
-    """A picture file [H, W, C] uint8."""
-    from PIL import UnidentifiedImageError
-
-    from inkwash.data.decode import decode
-
-    if not file.is_file():
-        hint = "is a folder" if file.is_dir() else "is not there"
-        raise ValueError(f"{name} {hint}. Give a picture file, or a picture of a data set, as in fashion-mnist:7.")
-    if frame.channels not in (1, 3, 4):
-        raise ValueError(f"This model's pictures have {frame.channels} channels, which no picture file has.")
-    try:
-        return np.array(decode(file, frame)[0])
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{name} is not a picture that can be read. Give a PNG or a JPEG.") from error
 
 
 def _scale(config: Config, images: np.ndarray) -> Scaled:

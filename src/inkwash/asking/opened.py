@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path as File
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from inkwash.conditions.tasks import check_bytes, framed
 
 if TYPE_CHECKING:
+    from inkwash.data.dataset import Dataset
     from inkwash.data.decode import Blob
 
 MAX_PIXELS = 100_000_000
@@ -29,7 +31,8 @@ class Opened(NamedTuple):
 def opened(what: Any, name: str = "image") -> Opened:
     """Pictures from what a user gives, with 1 to 4 channels: grey, grey and alpha, RGB, RGBA.
 
-    A picture file, one of Pillow's, and uint8 [h, w] or [h, w, c] are one; uint8 [n, h, w, c], an .npy file of those,
+    A picture file, SOURCE:INDEX of a data set, one of Pillow's, and uint8 [h, w] or [h, w, c] are one; uint8
+    [n, h, w, c], an .npy file of those,
     a folder of picture files (by name), what a pipeline drew, and a sequence of pictures are several. name: what to
     call it in errors. Raises ValueError for anything else.
     """
@@ -40,6 +43,8 @@ def opened(what: Any, name: str = "image") -> Opened:
     if isinstance(what, Image):
         return Opened([_of_pillow(what)], False)
     if isinstance(what, str | File):
+        if (found := of_data(str(what))) is not None:
+            return opened(np.array(found[0].images[found[1]]), name)
         return _of_path(File(what).expanduser(), name)
     if isinstance(what, Sequence):
         each = [opened(one, name) for one in what]
@@ -56,6 +61,24 @@ def opened(what: Any, name: str = "image") -> Opened:
     for one in several[:1]:
         check_bytes(one)
     return Opened(several, pixels.ndim == 4)
+
+
+def of_data(source: str, split: Literal["train", "test"] = "train") -> tuple[Dataset, int] | None:
+    """The data set and the number of the picture that SOURCE:INDEX names ("fashion-mnist:7"); None for a file's name.
+
+    Raises ValueError where there is no such picture.
+    """
+    match = re.fullmatch(r"(.+):(\d+)", source)
+    if match is None or File(source).expanduser().exists():
+        return None
+    from inkwash.data import DataSpec, load
+
+    data, number = load(DataSpec(match[1], split=split)), int(match[2])
+    if data.images.ndim != 4:
+        raise ValueError(f"{match[1]} holds points, and not pictures.")
+    if number >= len(data):
+        raise ValueError(f"{source} is not there: the pictures of {data.name} are 0 to {len(data) - 1}.")
+    return data, number
 
 
 def painted(mask: Any, height: int, width: int, name: str = "mask") -> np.ndarray:
@@ -81,7 +104,10 @@ def _of_path(path: File, name: str) -> Opened:
             raise ValueError(f"{name} = {path} has no pictures in it. Give a folder of PNG or JPEG files, or a file.")
         return Opened([_decoded(f) for f in files], True)
     if not path.is_file():
-        raise ValueError(f"{name} = {path} is not there. Give a picture file, a folder of them, or an .npy array.")
+        raise ValueError(
+            f"{name} = {path} is not there. Give a picture file, a folder of them, an .npy array, or a picture "
+            "of a data set, as in fashion-mnist:7."
+        )
     if path.suffix != ".npy":
         return Opened([_decoded(path)], False)
     try:
