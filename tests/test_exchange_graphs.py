@@ -24,7 +24,7 @@ from inkwash.codec import LatentCodec, Latents, Pixels, Standard
 from inkwash.conditions import ByImage, ByText, ByVector, Conditions, Grey
 from inkwash.drive import drive
 from inkwash.exchange import graphs, to_onnx, to_torch_export
-from inkwash.exchange.loops import draw_py
+from inkwash.exchange.loops import about, draw_py
 from inkwash.exchange.staging import staged
 from inkwash.model import Indexed, UnitVariance
 from inkwash.modelfolder import Config, save_model
@@ -158,7 +158,7 @@ def test_every_condition_comes_with_a_program(tmp_path: Path, monkeypatch: pytes
     theirs = drawn(ASKED, run, noise, cond_of(asked))
     np.testing.assert_allclose(names["draw"](noise, *asked.values()), theirs, rtol=0, atol=1e-4)
     text = (tmp_path / "graph/README.md").read_text()
-    assert "- `tokens` [n, 1, 384]: float32" in text
+    assert "- `tokens` [n, tokens, 384]: float32" in text and "- `present` [n, tokens]: bool" in text
     assert "needs it" not in text
 
 
@@ -185,6 +185,37 @@ def test_a_loop_asks_for_what_a_file_says_and_needs_what_was_never_hidden(
             want = ((x[i, 0] + 1) * 127.5).round().clamp(0, 255).numpy()
             assert np.abs(np.array(picture).astype(int) - want).max() <= 1
             assert want.std() > 10
+
+
+@pytest.mark.parametrize(
+    ("asked", "label"),
+    [
+        ({}, [0, 1, 0]),
+        ({"tokens": np.ones((3, 2, 384)), "present": np.ones((3, 2), bool)}, [-1, -1, -1]),
+        ({"tokens": np.ones((3, 2, 384)), "present": np.ones((3, 2), bool), "label": [1, 0, 1]}, [1, 0, 1]),
+        ({"prompt": np.ones(3)}, "is not told prompt, but label, tokens, present, vector, image"),
+        ({"label": [1, 0], "vector": np.ones((3, 2))}, "label: there must be one for each of 3 samples"),
+        ({"tokens": np.ones((3, 2, 384))}, "both tokens and present"),
+    ],
+)
+def test_a_loop_draws_classes_in_turn_only_where_nothing_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any], label: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("model.json").write_text(json.dumps(about(ASKED)))
+    np.savez("asked.npz", **asked)
+    script, seen = draw_py(ASKED, "torch-export"), []
+    start, _, main = script.partition('if __name__ == "__main__":')
+    script = start.replace('torch.export.load("denoiser.pt2").module()', "None") + "draw = told_of\nif True:" + main
+    script = script.replace("decode(draw(noise, *told))", "draw(noise, *told)")
+    monkeypatch.setattr(sys, "argv", ["draw.py", "3", "0", "asked.npz"])
+    names = {"__name__": "draw", "told_of": lambda noise, *told: seen.append(told) or []}
+    if isinstance(label, str):
+        with pytest.raises(SystemExit, match=label):
+            exec(script, names)
+        return
+    exec(script, names)
+    assert seen[0][0].tolist() == label and seen[0][0].dtype == np.int64
 
 
 @pytest.mark.slow  # a second ONNX export

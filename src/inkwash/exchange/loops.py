@@ -108,7 +108,9 @@ def readme(config: Config, format: Format, compared: list[str]) -> str:
     ending, package = {"onnx": ("onnx", "onnxruntime"), "torch-export": ("pt2", "torch")}[format]
     takes = {"x": (config.shape, "float32"), "t": ((), "float64 in [0, 1], 0 data and 1 noise")}
     takes |= {name: (shape, _MEANS[name]) for name, shape in told(config).items()}
-    inputs = [f"- `{name}` [{', '.join(map(str, ('n', *shape)))}]: {what}" for name, (shape, what) in takes.items()]
+    of_any = {"tokens": ("tokens", config.given.tokens), "present": ("tokens",)}
+    sizes = {name: ("n", *of_any.get(name, shape)) for name, (shape, _) in takes.items()}
+    inputs = [f"- `{name}` [{', '.join(map(str, sizes[name]))}]: {what}" for name, (_, what) in takes.items()]
     needed = [name for name in told(config) if name not in about(config)["hidden"]]
     lines = [
         f"# A diffusion model as a graph ({format}), made with inkwash {__version__}",
@@ -228,10 +230,16 @@ if __name__ == "__main__":
     n, seed = map(int, sys.argv[1:3] + ["4", "0"][len(sys.argv) - 1 :])
     noise = np.random.default_rng(seed).standard_normal((n, *about["shape"]))
     asked = dict(np.load(sys.argv[3])) if len(sys.argv) > 3 else {}
-    if about["classes"]:
-        asked.setdefault("label", np.arange(n) % len(about["classes"]))
+    if unknown := [k for k in asked if k not in about["told"]]:
+        sys.exit(f"This model is not told {', '.join(unknown)}, but {', '.join(about['told']) or 'nothing'}.")
+    if wrong := [k for k, v in asked.items() if len(np.atleast_1d(v)) != n]:
+        sys.exit(f"{', '.join(wrong)}: there must be one for each of {n} samples.")
+    if about["classes"] and not asked:
+        asked["label"] = np.arange(n) % len(about["classes"])
     if missing := [k for k in about["told"] if k not in about["hidden"] and k not in asked]:
         sys.exit(f"This model is always told {', '.join(missing)}: python draw.py {n} {seed} ASKED.npz")
+    if ("tokens" in asked) != ("present" in asked):
+        sys.exit("A text is both tokens and present.")
     told = [
         np.asarray(asked.get(k, np.full((n, *shape), UNKNOWN[k])), UNKNOWN[k].dtype)
         for k, shape in about["told"].items()
