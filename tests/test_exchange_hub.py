@@ -24,10 +24,13 @@ from inkwash.evaluation.record import Measure, Record
 from inkwash.exchange import pull, push
 from inkwash.exchange.hub import card_of
 from inkwash.features import DinoV2, Inception
+from inkwash.fewstep import SoFlow
 from inkwash.modelfolder import read_config, save_model
 from inkwash.pictures import read_settings
-from inkwash.recipes import InLatents, read_recipe, write_recipe
+from inkwash.recipes import InLatents, Teacher, read_recipe, write_recipe
+from inkwash.text import T5, MiniLm
 from inkwash.training import train
+from tinytext import Words
 
 hub = pytest.importorskip("huggingface_hub")
 errors = importlib.import_module("huggingface_hub.errors")
@@ -143,7 +146,12 @@ def test_no_place_on_this_disk_is_pushed(run: Path, there: type[Hub]) -> None:
     recipe = read_recipe(file)
     train = dataclasses.replace(recipe.train, init_from="/home/secret/runs/first/model")
     data = dataclasses.replace(recipe.data, pairs="/home/secret/line-drawings")
-    recipe = dataclasses.replace(recipe, data=data, conditions=Conditions(image=ByImage(Paired())))
+    text = ByText(T5("/home/secret/my-t5", width=8), "f" * 64)
+    teacher = Teacher("/home/secret/runs/large/model")
+    recipe = dataclasses.replace(recipe, data=data, conditions=Conditions(text, image=ByImage(Paired())))
+    recipe = dataclasses.replace(recipe, objective=SoFlow(), teacher=teacher)
+    config = dataclasses.replace(read_config(run / "model"), conditions=Conditions(text))
+    save_model(config, config.network().state_dict(), run / "model")
     features = Inception(weights="~/secret/inception.pth")
     for inception in (features, Inception(weights="/home/secret/inception.pth"), DinoV2()):
         evaluation = dataclasses.replace(recipe.evaluation, features=inception)
@@ -157,6 +165,11 @@ def test_no_place_on_this_disk_is_pushed(run: Path, there: type[Hub]) -> None:
         assert pushed.train.init_from == "first"
         assert pushed.data.pairs == "line-drawings"
         assert pushed.codec == InLatents("photos-codec", "f" * 64)
+        assert pushed.conditions is not None and pushed.conditions.text == read_config(repo).conditions.text
+        assert pushed.conditions.text == dataclasses.replace(text, encoder=T5("my-t5", width=8))
+        assert pushed.teacher == Teacher("large")
+        assert not (repo / "samples.png").exists()  # the captions are not here
+        checkpoint.verify(repo)
     assert pushed.evaluation.features == DinoV2()  # a name on a hub, which is no place here
 
 
@@ -181,6 +194,23 @@ def test_a_model_that_always_sees_a_picture_is_pushed_without_samples(run: Path,
     push(run, "me/shown", licence="CC0")
     assert not (there.root / "me/shown/samples.png").exists()
     assert "samples.png" not in (there.root / "me/shown/README.md").read_text()
+
+
+def test_a_model_of_texts_shows_what_it_makes_of_captions_of_its_data(
+    run: Path, there: type[Hub], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MiniLm, "bind", lambda self, device="cpu": Words().bind(device))
+    monkeypatch.setattr(MiniLm, "width", Words.width)
+    words = [f"number {i}" if i % 2 else "" for i in range(40)]
+    np.savez(tmp_path / "named.npz", images=np.zeros((40, 8, 8, 1), np.uint8), captions=np.array(words))
+    recipe = read_recipe(run / "recipe.toml")
+    data = dataclasses.replace(recipe.data, source=str(tmp_path / "named.npz"))
+    (run / "recipe.toml").write_text(write_recipe(dataclasses.replace(recipe, data=data)))
+    config = dataclasses.replace(read_config(run / "model"), conditions=Conditions(ByText()))
+    save_model(config, config.network().state_dict(), run / "model")
+    push(run, "me/told", licence="CC0")
+    prompts = read_settings(there.root / "me/told/samples.png")["prompt"]
+    assert prompts == [f"number {2 * (i * 20 // 16) + 1}" for i in range(16)]
 
 
 def test_a_card_may_be_edited_on_the_hub_but_no_other_file(run: Path, there: type[Hub]) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 
 from inkwash import checkpoint, gallery, pictures
 from inkwash.asking import hideable
+from inkwash.conditions import Conditions
+from inkwash.data import load as data_of
 from inkwash.data.generated import POINTS
 from inkwash.evaluation import evaluation_folder, measured_lines, newest, read_records, weights_hash
 from inkwash.exchange.staging import needs
@@ -42,7 +44,8 @@ def push(
 ) -> str:
     """Upload a run's model to the hub as `name`, "USER/NAME", and return its address there.
 
-    Its card has samples, which are drawn now (watch: the fraction of them), the recipe, what was measured and with
+    Its card has samples, which are drawn now (watch: the fraction of them; of a model of texts by captions of its data,
+    where they are there), the recipe, what was measured and with
     what, and the licence of the data. licence: of the data; only a named set whose authors state one needs none.
     private: for a repository that does not exist yet. Needs the extra `inkwash[hf]` and a login. Raises ValueError
     where something is missing, and checkpoint.CheckpointError for a damaged model.
@@ -61,14 +64,17 @@ def push(
         )
     with tempfile.TemporaryDirectory(prefix="inkwash-push-") as temporary:
         place = File(temporary) / "model"
-        copies = {file: model / file for file in _listed(model) if file != _CARD}
+        copies = {file: model / file for file in _listed(model) if file not in (_CARD, "config.json")}
         sheet = File(temporary) / "samples.png"
         needed = set(config.conditions.names) - set(hideable(config))  # without which it draws nothing
-        if (len(config.shape) == 3 or config.shape == (2,)) and not needed:
+        told: dict[str, Any] = {"prompt": _captions(model)} if config.conditions.text else {"n": _count(config)}
+        if (len(config.shape) == 3 or config.shape == (2,)) and not needed and all(told.values()):
             pipe = load(run, trust=trust)
-            samples = pipe(_count(config), seed=0, watch=watch)
+            samples = pipe(**told, seed=0, watch=watch)
             copies["samples.png"] = pictures.save_png(gallery.sheet(samples), sheet, samples.settings)
-        checkpoint.publish(place, {}, {"recipe.toml": written} if (written := _written(recipe)) else {}, copies)
+        texts = {"config.json": _placeless(checkpoint.load_text(model, "config.json"))}
+        texts |= {"recipe.toml": written} if (written := _written(recipe)) else {}
+        checkpoint.publish(place, {}, texts, copies)
         # The card is not in the manifest: it may be edited on the hub.
         card = _measured(run, checkpoint.load_text(model, _CARD))
         (place / _CARD).write_text(card_of(config, card, name, written, licence, "samples.png" in copies), "utf-8")
@@ -166,9 +172,46 @@ def _written(recipe: Recipe | None) -> str:
             data=replace(recipe.data, source=File(recipe.data.source).resolve().name, pairs=pairs and File(pairs).name),
             train=replace(recipe.train, init_from=start and _run(start)),
             codec=codec and replace(codec, folder=_run(codec.folder)),
+            conditions=_told(recipe.conditions),
+            teacher=recipe.teacher and replace(recipe.teacher, run=_run(recipe.teacher.run)),
             evaluation=replace(recipe.evaluation, features=features),
         )
     )
+
+
+def _placeless(config: str) -> str:
+    """A model's config.json with the name of its text encoder's folder, but not its place here."""
+    table = json.loads(config)
+    encoder = table.get("conditions", {}).get("text", {}).get("encoder", {})
+    if "source" in encoder:
+        encoder["source"] = _named(encoder["source"])
+    return json.dumps(table, indent=2) + "\n"
+
+
+def _told(conditions: Conditions | None) -> Conditions | None:
+    """The same with the name of a text encoder's folder alone."""
+    text = conditions and conditions.text
+    if conditions is None or not text or not hasattr(text.encoder, "source"):
+        return conditions
+    encoder: Any = text.encoder
+    return replace(conditions, text=replace(text, encoder=replace(encoder, source=_named(encoder.source))))
+
+
+def _named(source: str) -> str:
+    """The last name of a place on this disk; a name on a hub, which is none, as it is."""
+    place = File(source).expanduser()
+    return place.name if place.is_absolute() or place.exists() else source
+
+
+def _captions(model: File) -> list[str]:
+    """Captions of the run's data, 16 evenly spread; none where the data are not there."""
+    recipe = _recipe(model)
+    try:
+        captions = data_of(recipe.data).captions if recipe is not None else None
+    except (OSError, ValueError):
+        captions = None
+    there = [caption for caption in captions or () if caption.strip()]
+    return [there[i * len(there) // 16] for i in range(16)] if there else []
 
 
 def _run(place: str) -> str:
