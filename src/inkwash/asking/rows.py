@@ -38,9 +38,9 @@ def condition_of(config: Config, codec: Codec, rows: Rows, noise: Noise, device:
     if told.image:
         task = told.image.task
         _check(rows.shown is not None or not task.paired, "partners", "data.pairs names them")
-        # In latents what the task shows has been encoded with the pictures; partners may be there for another task.
         drawn = rows.noise is not None  # by a teacher: what it was shown belongs to the pair
-        if rows.shown is not None and (drawn or task.paired or rows.shown.dtype != np.uint8):
+        latent = rows.images.dtype == np.float16  # and what the task shows was encoded with the pictures
+        if rows.shown is not None and (drawn or task.paired or (latent and not task.itself)):
             source = rows.shown
         else:
             source = task.show(rows.images)

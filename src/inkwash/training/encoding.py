@@ -84,6 +84,8 @@ def in_latents(codec: LatentCodec, data: Dataset, told: Told | None, task: Task 
     """The data set as standardised latents, from the cache, and what a task shows of its pictures as such."""
     layout = json.dumps(to_table(codec.config.autoencoder), sort_keys=True)
     show = None if task is None or task.paired or task.itself else (in_text(task), task.show)
+    if task is None or not task.paired:
+        data = replace(data, shown=None)  # partners that nobody is shown
     return latents(data, _encoder(codec), identity(codec.config), layout=layout, progress=told, show=show)
 
 
@@ -97,7 +99,7 @@ def few(config: Config, codec: Codec, data: Dataset) -> Dataset:
     if isinstance(codec, LatentCodec):
         encode, x = _encoder(codec), np.array(data.images)
         if image is not None and not image.task.itself:
-            shown = image.task.show(x if data.shown is None else np.array(data.shown))
+            shown = np.array(data.shown) if image.task.paired else image.task.show(x)
             data = replace(data, shown=encode(shown).astype(np.float16))
         data = replace(data, images=encode(x).astype(np.float16))
     if text is not None and data.captions is not None:
