@@ -67,10 +67,10 @@ def push(
         copies = {file: model / file for file in _listed(model) if file not in (_CARD, "config.json")}
         sheet = File(temporary) / "samples.png"
         needed = set(config.conditions.names) - set(hideable(config))  # without which it draws nothing
-        told: dict[str, Any] = {"prompt": _captions(model)} if config.conditions.text else {"n": _count(config)}
-        if (len(config.shape) == 3 or config.shape == (2,)) and not needed and all(told.values()):
+        asked: dict[str, Any] = {"prompt": _captions(model)} if config.conditions.text else {"n": _count(config)}
+        if (len(config.shape) == 3 or config.shape == (2,)) and not needed and all(asked.values()):
             pipe = load(run, trust=trust)
-            samples = pipe(**told, seed=0, watch=watch)
+            samples = pipe(**asked, seed=0, watch=watch)
             copies["samples.png"] = pictures.save_png(gallery.sheet(samples), sheet, samples.settings)
         texts = {"config.json": _placeless(checkpoint.load_text(model, "config.json"))}
         texts |= {"recipe.toml": written} if (written := _written(recipe)) else {}
