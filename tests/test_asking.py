@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 
 from inkwash import Condition, Config, Ddim, Flow, Heun, Linear, Sampling, UNet, load
-from inkwash.asking import Ask, condition_of, hideable, taken, takes
+from inkwash.asking import Ask, condition_of, hideable, opened, taken, takes
 from inkwash.codec import Latents, Pixels, Scaled
 from inkwash.conditions import ByImage, ByText, ByVector, Conditions, Edges, LowResolution, Masked
 from inkwash.edit import Decode, Vary
@@ -253,6 +254,37 @@ def test_a_picture_goes_through_the_models_task_and_codec(tmp_path: Path) -> Non
         pipe(1, image="nowhere.png")
 
 
+def test_no_further_text_is_nothing_said() -> None:
+    assert Ask(also={}).given() == {}
+    pipe = painter(("cat", "dog"))
+    assert values(pipe(2, also={})) == values(pipe(2)) == [10.0, 20.0]
+
+
+def test_files_are_looked_at_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        Image.fromarray(rng.integers(60 * i, 60 * i + 60, (64, 64), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+    decoded: list[str] = []
+    reading = import_module("inkwash.asking.opened")
+    own = reading._decoded
+
+    def counted(blob: Any) -> np.ndarray:
+        decoded.append(blob.name)
+        return own(blob)
+
+    monkeypatch.setattr(reading, "_decoded", counted)
+    pipe = painter(image=ByImage(LowResolution(2)))
+    ask = Ask(image=tmp_path)
+    assert ask.count(pipe.config) == 3 and decoded == []
+    ask.understood(pipe.config, 3, 0, (1, 4, 4), pipe._read)
+    assert decoded == ["0.png", "1.png", "2.png"]
+    assert [int(one[0, 0, 0]) // 60 for one in opened(tmp_path).round(4).pictures] == [0, 1, 2, 0]
+    whole = (tmp_path / "1.png").read_bytes()
+    (tmp_path / "1.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"1\.png cannot be read as a picture: "):
+        pipe(3, image=tmp_path)
+
+
 def test_a_cascade_upscales_what_another_model_drew() -> None:
     base, fine = real(), painter(size=16, image=ByImage(LowResolution(2)))
     drawn = base(3, label="a")
@@ -383,6 +415,7 @@ def test_rows_of_a_data_set_are_taken_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("told", "classes", "asked", "message"),
     [
+        ({"text": TEXT}, (), {"prompt": "a", "also": ["x"]}, r"also = \['x'\] must be texts with their weights"),
         ({}, ("cat", "dog"), {"prompt": "a cat"}, r"prompt = 'a cat' .*without texts. It takes label= \(cat, dog\)\."),
         ({"text": TEXT}, (), {"label": "cat"}, r"label = 'cat' .*without classes. It takes prompt= \(a text\)\."),
         (
@@ -504,9 +537,22 @@ def test_an_earlier_step_of_a_run_is_a_model_too(tmp_path: Path) -> None:
     assert (guided.array != now(2, guidance=2.0).array).any()
     with pytest.raises(ValueError, match=r"keeps no weights of step 33\. The nearest: 32"):
         load(f"{run}@33", device="cpu")
+    with pytest.raises(ValueError, match=r"No model in .*@,"):
+        load(f"{run}@,", device="cpu")
 
 
 # Editing
+
+
+@pytest.mark.parametrize("kind", [np.array, torch.tensor, lambda one: [np.int64(i) for i in one]])
+def test_labels_may_be_numpys_and_torchs(kind: Any) -> None:
+    pipe = real()
+    want, drawn = pipe(3, label=[1, 0, -1]), pipe(label=kind([1, 0, -1]))
+    assert (drawn.array == want.array).all() and drawn.settings["label"] == [1, 0, -1]
+    one = pipe(1, label=kind([1])[0])
+    assert one.labels == (pipe.config.classes[1],) and one.settings["label"] == 1
+    x0 = torch.zeros(3, *pipe.config.shape)
+    assert torch.equal(pipe.encode(x0, label=kind([1, 0, -1])), pipe.encode(x0, label=[1, 0, -1]))
 
 
 def test_conditions_survive_editing_and_inversion() -> None:

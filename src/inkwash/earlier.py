@@ -16,7 +16,7 @@ from inkwash.modelfolder import Config, find_model
 KEPT = {"snapshots": "snapshot.json", "checkpoints": "state.json"}
 """The folders of a run with a step-N for every kept step, and what in it names the averages and their lengths."""
 
-_WRITTEN = re.compile(r"(.+)@([\d,_]+)")
+_WRITTEN = re.compile(r"(.+)@(\d[\d,_]*)")
 _STEP = re.compile(r"step-(\d+)")
 
 

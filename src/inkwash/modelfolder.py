@@ -86,6 +86,12 @@ class Config(Component):
             image=self.shape[0] if told.image else 0,
         )
 
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The arguments of a call (prompt, vector, image) without which it draws nothing: what was never hidden."""
+        ways = {"prompt": self.conditions.text, "vector": self.conditions.vector, "image": self.conditions.image}
+        return tuple(name for name, way in ways.items() if way and not way.dropout)
+
     def build(self) -> Model:
         """The model with freshly initialised weights."""
         parts = self.network(), self.path, self.target, self.inputs
@@ -231,7 +237,7 @@ def _card(config: Config) -> str:
         "import inkwash",
         "",
         'pipe = inkwash.load("path/to/this/folder")',
-        f"images = pipe(16, {_needed(config)}seed=0)",
+        f"images = pipe(16, {needed_code(config)}seed=0)",
         "```",
         *_asked(config),
     ]
@@ -240,23 +246,31 @@ def _card(config: Config) -> str:
 
 def _asked(config: Config) -> list[str]:
     """What the model can be asked for, with a line of code each."""
-    told, calls = config.conditions, {}
-    if config.classes:
-        calls["A class, by name or number"] = f"pipe(4, {_needed(config)}label={json.dumps(config.classes[0])})"
-    if told.text:
-        calls["A text"] = f'pipe(4, {_needed(config)}prompt="what the picture shows")'
-    if told.vector:
-        named = {name: round(mean, 3) for name, mean in zip(told.vector.names, told.vector.mean or (), strict=True)}
-        calls["Numbers, any of them"] = f"pipe(4, {_needed(config)}vector={json.dumps(named)})"
-    if told.image:
-        calls[f"A picture ({in_text(told.image.task)})"] = 'pipe(4, image="picture.png")'
-    if not calls:
+    told, ways = config.conditions, {"label": "A class, by name or number"} if config.classes else {}
+    ways |= {"prompt": "A text"} if told.text else {}
+    ways |= {"vector": "Numbers, any of them"} if told.vector else {}
+    ways |= {"image": f"A picture ({in_text(told.image.task)})"} if told.image else {}
+    if not ways:
         return []
-    listed = [f"- {what}: `{call}`" for what, call in calls.items()]
+    listed = [
+        f"- {what}: `pipe(4, {needed_code(config, name)}{_example(config, name)})`" for name, what in ways.items()
+    ]
     return ["", "It can be asked for the following, alone or together:", "", *listed]
 
 
-def _needed(config: Config) -> str:
-    """The argument without which it draws nothing: the picture, where it has always seen one."""
-    image = config.conditions.image
-    return 'image="picture.png", ' if image and not image.dropout else ""
+def needed_code(config: Config, but: str = "") -> str:
+    """The arguments without which it draws nothing, as code; but: one that is given besides."""
+    return "".join(f"{_example(config, name)}, " for name in config.needed if name != but)
+
+
+def _example(config: Config, name: str) -> str:
+    """An argument of a call with a value, as code."""
+    vector = config.conditions.vector
+    means = zip(vector.names, vector.mean or (), strict=True) if vector and vector.mean else ()
+    values = {
+        "label": json.dumps(next(iter(config.classes), "")),
+        "prompt": '"what the picture shows"',
+        "vector": json.dumps({name: round(mean, 3) for name, mean in means}),
+        "image": '"picture.png"',
+    }
+    return f"{name}={values[name]}"

@@ -7,6 +7,7 @@ drawn with it, nor in batches of which size.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path as File
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -208,9 +209,9 @@ class Pipeline:
         """
         n, trained = len(x0), self.model.path
         own = self.settings(steps=steps, sampler=sampler, guidance=1.0, grid=grid, path=path)
-        if label == -1 and (not self.config.classes or cond is not None):
-            label = None
         ask = Ask(label, prompt, None, None, vector, image, mask, cond)
+        if ask.label == -1 and (not self.config.classes or cond is not None):
+            ask = replace(ask, label=None)
         asked = ask.understood(self.config, n, 0, self.config.codec.pictured(tuple(x0.shape[1:])), self._read)
         along = own.path or trained
         clean = torch.tensor(clean_time(trained), dtype=torch.float64)

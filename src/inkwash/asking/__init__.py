@@ -5,6 +5,7 @@ from inkwash.asking.ask import Ask, find_class, hideable, taken, takes
 from inkwash.asking.asked import Asked
 from inkwash.asking.opened import opened
 from inkwash.asking.rows import condition_of, encoder_of, with_conditions
+from inkwash.asking.words import options
 
 __all__ = [
     "Ask",
@@ -16,6 +17,7 @@ __all__ = [
     "find_class",
     "hideable",
     "opened",
+    "options",
     "taken",
     "takes",
     "with_conditions",

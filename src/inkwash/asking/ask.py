@@ -47,6 +47,12 @@ class Ask:
     mask: Any = None
     cond: Condition | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("label", "prompt", "negative"):
+            object.__setattr__(self, name, _plain(getattr(self, name)))
+        if isinstance(self.also, Mapping) and not self.also:
+            object.__setattr__(self, "also", None)
+
     def given(self) -> dict[str, Any]:
         """What is said, by name."""
         return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
@@ -54,6 +60,8 @@ class Ask:
     def check(self, config: Config) -> None:
         """Raise ValueError for what the model does not take, and for what it needs."""
         told, conditions = self.given(), config.conditions
+        if self.also is not None and not isinstance(self.also, Mapping):
+            raise ValueError(f"also = {self.also!r:.60} must be texts with their weights, as in {{'snow': 1.5}}.")
         if self.cond is not None and len(told) > 1:
             others = ", ".join(name for name in told if name != "cond")
             raise ValueError(
@@ -80,8 +88,7 @@ class Ask:
             )
         if self.cond is not None:
             return
-        rates = {"prompt": conditions.text, "vector": conditions.vector, "image": conditions.image}
-        if needed := [name for name, way in rates.items() if way and not way.dropout and name not in told]:
+        if needed := [name for name in config.needed if name not in told]:
             raise ValueError(
                 f"This model was never trained without its {needed[0]}: give {needed[0]}=. {takes(config)}"
             )
@@ -183,11 +190,12 @@ class Ask:
         image = config.conditions.image
         if image is None or self.image is None:
             return None, None
+        pictures: Sequence[np.ndarray]
         pictures, many = opened(self.image)
         if self.mask is not None:
             masks = painted(self.mask, size[1], size[2])
             if len(masks) > 1 and not many:
-                pictures, many = pictures * len(masks), True
+                pictures, many = [pictures[0]] * len(masks), True
             _check_count(len(masks), "masks", len(pictures) if len(masks) > 1 else 1)
             paper = [framed(one, size) for one in pictures]
             every = masks if len(masks) > 1 else np.repeat(masks, len(paper), 0)
@@ -257,6 +265,13 @@ def find_class(classes: Sequence[str], label: str | int) -> int:
     near = [classes[by_name[m]] for m in difflib.get_close_matches(text.casefold(), by_name, 3, 0.4)]
     hint = f"Did you mean {' or '.join(near)}?" if near else f"The classes are {', '.join(classes[:20])}."
     raise ValueError(f"This model has no class {text!r}. {hint}")
+
+
+def _plain(said: Any) -> Any:
+    """What numpy and torch hold, as Python has it: a number, or a list of what was given in one."""
+    if hasattr(said, "tolist"):
+        return said.tolist()
+    return [_plain(one) for one in said] if _several(said) else said
 
 
 def _text(said: str | Sequence[str] | None, name: str, n: int, encode: Encode, told: ByText) -> Text:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path as File
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -21,27 +22,50 @@ MAX_PIXELS = 100_000_000
 """A picture with more is refused before it is decoded."""
 
 
-class Opened(NamedTuple):
-    """Pictures uint8 [h, w, c], each in its own size; many: they were given as several, one for each sample."""
+class Pictures(Sequence[np.ndarray]):
+    """Pictures uint8 [h, w, c], each in its own size; of files one at a time, decoded whenever it is looked at."""
 
-    pictures: list[np.ndarray]
+    def __init__(self, each: Sequence[np.ndarray | File]) -> None:
+        self._each = each
+
+    def __len__(self) -> int:
+        return len(self._each)
+
+    def __getitem__(self, i: Any) -> Any:
+        one = self._each[i]
+        if isinstance(i, slice):
+            return Pictures(one)
+        return _decoded(one) if isinstance(one, File) else one
+
+
+class Opened(NamedTuple):
+    """Pictures, and whether they were given as several, one for each sample."""
+
+    pictures: Pictures
     many: bool
+
+    def round(self, count: int) -> Opened:
+        """So many of several, from the first again after the last."""
+        each = self.pictures._each
+        return Opened(Pictures([each[i % len(each)] for i in range(count)]), True) if self.many else self
 
 
 def opened(what: Any, name: str = "image") -> Opened:
     """Pictures from what a user gives, with 1 to 4 channels: grey, grey and alpha, RGB, RGBA.
 
     A picture file, SOURCE:INDEX of a data set, one of Pillow's, and uint8 [h, w] or [h, w, c] are one; uint8
-    [n, h, w, c], an .npy file of those,
-    a folder of picture files (by name), what a pipeline drew, and a sequence of pictures are several. name: what to
-    call it in errors. Raises ValueError for anything else.
+    [n, h, w, c], an .npy file of those, a folder of picture files (by name), what a pipeline drew, and a sequence of
+    pictures are several. name: what to call it in errors. Files are decoded when they are looked at. Raises ValueError
+    for anything else, and then for a file that is no whole picture.
     """
     from PIL.Image import Image
 
+    if isinstance(what, Opened):
+        return what
     if hasattr(what, "pictures"):  # Samples
         what = what.pictures()
     if isinstance(what, Image):
-        return Opened([_of_pillow(what)], False)
+        return Opened(Pictures([_of_pillow(what)]), False)
     if isinstance(what, str | File):
         if (found := of_data(str(what))) is not None:
             return opened(np.array(found[0].images[found[1]]), name)
@@ -50,7 +74,7 @@ def opened(what: Any, name: str = "image") -> Opened:
         each = [opened(one, name) for one in what]
         if not each or any(one.many for one in each):
             raise ValueError(f"{name} = a list must hold pictures, one for each sample, and no folders or stacks.")
-        return Opened([one.pictures[0] for one in each], True)
+        return Opened(Pictures([one.pictures._each[0] for one in each]), True)
     pixels = np.asarray(what)
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3, 4) or 0 in pixels.shape:
         raise ValueError(
@@ -60,7 +84,7 @@ def opened(what: Any, name: str = "image") -> Opened:
     several = list(pixels) if pixels.ndim == 4 else [pixels if pixels.ndim == 3 else pixels[..., None]]
     for one in several[:1]:
         check_bytes(one)
-    return Opened(several, pixels.ndim == 4)
+    return Opened(Pictures(several), pixels.ndim == 4)
 
 
 def of_data(source: str, split: Literal["train", "test"] = "train") -> tuple[Dataset, int] | None:
@@ -90,6 +114,20 @@ def painted(mask: Any, height: int, width: int, name: str = "mask") -> np.ndarra
     return found
 
 
+@contextmanager
+def readable(name: str) -> Iterator[None]:
+    """Raise ValueError, naming the file, for whatever Pillow raises of one that is no whole picture."""
+    from PIL import UnidentifiedImageError
+
+    try:
+        yield
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{name} is not a picture that can be read. Give a PNG or a JPEG.") from error
+    except Exception as error:
+        why = str(error).strip().rstrip(".") or type(error).__name__
+        raise ValueError(f"{name} cannot be read as a picture: {why}. Save it anew as a PNG or a JPEG.") from error
+
+
 def sha256_of(pixels: np.ndarray) -> str:
     """Of the bytes of an array and its shape: by which settings name pictures."""
     return hashlib.sha256(f"{pixels.shape}".encode() + np.ascontiguousarray(pixels).tobytes()).hexdigest()
@@ -102,14 +140,14 @@ def _of_path(path: File, name: str) -> Opened:
         files = sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
         if not files:
             raise ValueError(f"{name} = {path} has no pictures in it. Give a folder of PNG or JPEG files, or a file.")
-        return Opened([_decoded(f) for f in files], True)
+        return Opened(Pictures(files), True)
     if not path.is_file():
         raise ValueError(
             f"{name} = {path} is not there. Give a picture file, a folder of them, an .npy array, or a picture "
             "of a data set, as in fashion-mnist:7."
         )
     if path.suffix != ".npy":
-        return Opened([_decoded(path)], False)
+        return Opened(Pictures([path]), False)
     try:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
@@ -119,16 +157,12 @@ def _of_path(path: File, name: str) -> Opened:
 
 def _decoded(blob: Blob) -> np.ndarray:
     """A picture file in its own size, in RGB, or RGBA where something in it is transparent."""
-    from PIL import UnidentifiedImageError
-
     from inkwash.data.decode import Framing, decode, probe
 
-    try:
+    with readable("The picture" if isinstance(blob, bytes) else str(blob)):
         found = probe(blob, MAX_PIXELS)
         frame = Framing(found.height, found.width, 4, "crop", (255, 255, 255), MAX_PIXELS)
         pixels = np.array(decode(blob, frame)[0])
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{blob!s:.200} is not a picture that can be read. Give a PNG or a JPEG.") from error
     return pixels if (pixels[..., 3] < 255).any() else np.ascontiguousarray(pixels[..., :3])
 
 

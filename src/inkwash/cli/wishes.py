@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +30,7 @@ class Wishes:
     @property
     def swept(self) -> bool:
         """Whether a number is swept over."""
-        return any(low != high for low, high in self.ranges.values())
+        return any(not _one(low, high) for low, high in self.ranges.values())
 
     def count(self, classes: int) -> int:
         """How many pictures make a good sheet. classes: of the model."""
@@ -52,7 +53,7 @@ class Wishes:
                 told[name] = values[0] if len(values) == 1 else [values[i % len(values)] for i in range(count)]
         if self.ranges:
             told["vector"] = {
-                name: low if low == high else [low + (high - low) * i / max(1, count - 1) for i in range(count)]
+                name: low if _one(low, high) else [low + (high - low) * i / max(1, count - 1) for i in range(count)]
                 for name, (low, high) in self.ranges.items()
             }
         alone = {"negative": self.negative, "also": self.also or None, "mask": self.mask}
@@ -60,8 +61,7 @@ class Wishes:
         if self.image is not None:
             from inkwash.asking import opened
 
-            shown, many = opened(self.image)
-            told["image"] = [shown[i % len(shown)] for i in range(count)] if many else shown[0]
+            told["image"] = opened(self.image).round(count)
         return told
 
 
@@ -97,6 +97,10 @@ def wishes(
     )
 
 
+def _one(low: float, high: float) -> bool:
+    return low == high or math.isnan(low)
+
+
 def _weighted(text: str, mistakes: list[str]) -> tuple[str, float] | None:
     """TEXT=WEIGHT."""
     name, equals, weight = text.rpartition("=")
@@ -114,8 +118,10 @@ def _range(text: str, mistakes: list[str]) -> tuple[str, tuple[float, float]] | 
     name, equals, said = text.partition("=")
     try:
         if equals and name.strip():
-            low, colon, high = said.partition(":")
-            return name.strip(), (float(low), float(high if colon else low))
+            first, colon, last = said.partition(":")
+            low, high = float(first), float(last if colon else first)
+            if math.isnan(low) == math.isnan(high):  # a number that is not known is one, and ends no sweep
+                return name.strip(), (low, high)
     except ValueError:
         pass
     mistakes.append(f"--vector {text!r} must be a name and a number, as in angle=30, or a sweep, as in angle=0:90.")
