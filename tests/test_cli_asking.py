@@ -12,14 +12,18 @@ import pytest
 import torch
 from PIL import Image
 
-from inkwash import Config, Flow, Heun, Linear, Sampling, UNet, load
+from inkwash import Config, Flow, Heun, Karras, Linear, Sampling, UNet, load
 from inkwash.cli import main
 from inkwash.cli.wishes import Wishes, wishes
 from inkwash.codec import Pixels
 from inkwash.conditions import ByImage, ByText, ByVector, Conditions, LowResolution, Masked
+from inkwash.edit import Decode
+from inkwash.editing import beside, read_picture
 from inkwash.gallery import sheet
+from inkwash.guidance import Apg
 from inkwash.model import Plain
 from inkwash.modelfolder import save_model
+from inkwash.paths import VE
 from inkwash.pictures import grid, read_settings
 from inkwash.pipeline import Pipeline
 from inkwash.samples import Samples
@@ -49,6 +53,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = ByText(Letters(), "letters")  # type: ignore[arg-type]
     model(here / "all", 8, ("cat", "dog"), 2.0, text=text, vector=ANGLE)
     model(here / "fine", 16, ("cat", "dog"), text=text, image=ByImage(LowResolution(2)))
+    model(here / "plain", 8, text=text)
     model(here / "filling", 8, image=ByImage(Masked(), dropout=0.1))
     rng = np.random.default_rng(0)
     (here / "small").mkdir()
@@ -155,6 +160,17 @@ def test_editing_is_told_what_sampling_is(run: Any, place: Path) -> None:
     assert settings["vector"] == [60.0, None]
     run("edit", place / "all", picture, "--invert", "--from-prompt", "x", "--prompt", "a", "--prompt", "b", "--trust")
     assert read_settings(Path("edit-2.png"))["prompt"] == ["a", "b"]
+    sweep = ("--invert", "--vector", "angle=0:80", "--trust", "--out", "sweep.png")
+    run("edit", place / "all", picture, *sweep, "--from-vector", "angle=20", "--from-label", "cat")
+    settings = read_settings(Path("sweep.png"))
+    assert settings["vector"] == [[10.0 * i, None] for i in range(9)] and settings["from_vector"] == ["angle=20"]
+    # What it shows is decoded from what it shows: as itself, and it is no other number's picture.
+    pipe = opened(place / "all")
+    x0 = read_picture(str(picture), pipe.config)
+    latent = pipe.encode(x0, label="cat", vector={"angle": 20.0})
+    want = pipe(9, label=-1, vector={"angle": [10.0 * i for i in range(9)]}, edit=Decode(latent), guidance=1.0)
+    assert (shown("sweep.png") == np.asarray(beside([("original", x0)], want, want.captions))).all()
+    assert "and no sweep" in run("edit", place / "all", picture, *sweep, "--from-vector", "angle=1:2", fails=True)
     run("edit", place / "filling", picture, "--mask", place / "mask.png", "-n", 1, "--steps", 2)
     settings = read_settings(Path("edit-3.png"))
     pipe = opened(place / "filling")
@@ -179,6 +195,10 @@ def test_mistakes_are_told_together(run: Any, place: Path) -> None:
     assert "It takes label= (cat, dog), prompt= (a text), vector= (angle, size)." in run(
         "sample", place / "all", "--trust", "--image", place / "small", fails=True
     )
+    cascade = ("sample", place / "fine", "--trust", "--from", place / "plain", "--guidance", 3)
+    assert "plain, which --from names, is asked first, with its own settings: negative is what" in run(
+        *cascade, "--negative", "grey", fails=True
+    )
     assert "without texts" in run("compare", place / "filling", "--prompt", "x", fails=True)
     assert "Did you mean angle" in run("sample", place / "all", "--trust", "--vector", "angel=3", fails=True)
 
@@ -201,6 +221,25 @@ def test_how_many_pictures_make_a_sheet() -> None:
         ranges={"a": (1.0, 1.0), "b": (-2.0, 30.0)}, also={"x = y": -0.5}
     )
     assert not mistakes
+    unknown = wishes(mistakes, vector=["angle=nan"])
+    assert not unknown.swept and unknown.count(0) == 16
+    assert isinstance(unknown.each(16)["vector"]["angle"], float) and not mistakes
+    wishes(mistakes, vector=["angle=nan:3"])
+    assert len(mistakes) == 1 and "as in angle=0:90" in mistakes[0]
+
+
+def test_all_of_a_models_own_sampling_is_told(run: Any, tmp_path: Path) -> None:
+    plain = Config((1, 8, 8), NET, Linear(), Flow(), Plain(), Pixels(), ("cat", "dog"), sampling=Sampling(Heun(), 2))
+    own = Sampling(Heun(), 2, 3.0, True, Karras(), VE(), Apg(), (0.3, 5.0))
+    for name, sampling in (("plain", plain.sampling), ("own", own)):
+        config = replace(plain, sampling=sampling)
+        save_model(config, config.network().state_dict(), tmp_path / name)
+    said = {
+        name: next(x for x in run("info", name).splitlines() if x.startswith("sampling")) for name in ("plain", "own")
+    }
+    assert said["plain"].endswith(f"{Heun()}, 2 steps, guidance 1")
+    how = f"guidance 3, {Apg()}, guided for sigma/alpha from 0.3 to 5, {Karras()}, along {VE()}, clipped"
+    assert said["own"].endswith(how)
 
 
 def test_words_stand_where_they_belong() -> None:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from inkwash.cli.app import app
 from inkwash.cli.told import in_words, told
-from inkwash.conditions import ByImage, ByText, ByVector, Conditions, LowResolution, Paired
+from inkwash.conditions import ByImage, ByText, ByVector, Conditions, Grey, LowResolution, Paired
 from inkwash.recipes import Recipe, read_recipe
 from inkwash.text import Clip, MiniLm
 
@@ -49,6 +49,11 @@ def test_options_change_a_recipe_s_own_conditions_and_keep_the_rest() -> None:
     assert changed.conditions.text == ByText(MiniLm(32), None, 0.3) and changed.conditions.vector is None
     assert changed.conditions.image is not None and changed.conditions.image.task.kind == "edges"
     assert changed.conditions.image.dropout == 0.4
+    paired = {"data": {"source": "x", "pairs": "others"}, "conditions": {"image": {"task": "paired"}}}
+    for image, want in (("none", Conditions()), ("grey", Conditions(image=ByImage(Grey())))):
+        other = asked(paired, None, None, image)
+        assert (other.data.pairs, other.conditions) == (None, want)
+    assert asked(paired, None, None, "paired").data.pairs == "others"
     assert asked(own, "none", None, "none").conditions == Conditions(vector=ByVector(dropout=0.2))
     assert read_recipe(own, None, ["conditions=none", "data.vector=[]"]).conditions == Conditions()
     assert read_recipe("emoji-text", {"conditions.text": "none"}, ["sampler.guidance=1"]).conditions == Conditions()

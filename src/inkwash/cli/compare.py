@@ -116,7 +116,10 @@ def compare(
     settings = settings_of(found)
     what = some(count, "point" if points else "picture")
     scale = settings["guidance"]
-    guided = "" if scale == 1 else f"guidance {scale:g}: a call runs the network twice · "
+    within = (
+        "" if settings.get("interval") is None else " for sigma/alpha from {:g} to {:g}".format(*settings["interval"])
+    )
+    guided = "" if scale == 1 else f"guidance {scale:g}: a call{within} runs the network twice · "
     note = f"{guided}seconds for the {what} of a cell on {settings['device']}, {precision} · seed {seed}"
     out = out or free_name(Path("compare.png"))
     save_png(comparison(found, by, title=run.resolve().name, note=note), out, settings)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from inkwash.cli.command import refuse
-from inkwash.cli.wishes import wishes
+from inkwash.cli.wishes import SWEEP, wishes
 from inkwash.cli.words import check_ending, free_name, say, some
 
 if TYPE_CHECKING:
@@ -32,7 +32,9 @@ def edit(
         float | None, _which(help=f"Vary it: noise up to this time in (0, 1], then sample (default: {STRENGTH}).")
     ] = None,
     mask: Annotated[Path | None, _which(help="Fill it in: a picture, white where to draw anew.")] = None,
-    invert: Annotated[bool, _which("--invert", help="Encode it, and decode it as each --label or --prompt.")] = False,
+    invert: Annotated[
+        bool, _which("--invert", help="Encode it, and decode it as each --label, --prompt or --vector.")
+    ] = False,
     deblur: Annotated[float | None, _which(help="Sharpen it: blurred with this deviation, in pixels.")] = None,
     enlarge: Annotated[int | None, _which(help="Enlarge it by this factor to the model's size.")] = None,
     label: Annotated[
@@ -40,7 +42,7 @@ def edit(
     ] = None,
     prompt: Annotated[list[str] | None, _how(help="What to draw, as a text, repeatable (default: no text).")] = None,
     negative: Annotated[str | None, _how(help="A text to keep away from, by guidance.")] = None,
-    vector: Annotated[list[str] | None, _how(help="A number by name, repeatable: angle=30.")] = None,
+    vector: Annotated[list[str] | None, _how(help="A number by name, repeatable: angle=30, or a sweep.")] = None,
     image: Annotated[
         str | None, _how(help="What the model is shown, where it takes a picture (with --mask: PICTURE itself).")
     ] = None,
@@ -50,6 +52,9 @@ def edit(
     ] = None,
     from_label: Annotated[str | None, _how(help="With --invert: what the picture shows (default: any class).")] = None,
     from_prompt: Annotated[str | None, _how(help="With --invert: what it shows, as a text (default: no text).")] = None,
+    from_vector: Annotated[
+        list[str] | None, _how(help="With --invert: a number of what it shows, repeatable (default: none is known).")
+    ] = None,
     noise: Annotated[
         float | None, _how(help=f"With --deblur, --enlarge: the noise in PICTURE, of [-1, 1] (default: {NOISE}).")
     ] = None,
@@ -88,6 +93,7 @@ def edit(
         "--resample": (resample, ["--mask"]),
         "--from-label": (from_label, ["--invert"]),
         "--from-prompt": (from_prompt, ["--invert"]),
+        "--from-vector": (from_vector, ["--invert"]),
         "--noise": (noise, ["--deblur", "--enlarge"]),
         "--degrade": (degrade or None, ["--deblur", "--enlarge"]),
     }
@@ -98,7 +104,9 @@ def edit(
         if value is not None and not set(owners) & set(modes):
             mistakes.append(f"{name} belongs to {' and '.join(owners)}. Drop it, or add one of those.")
     if invert and n is not None:
-        mistakes.append("-n has no meaning with --invert: it draws one picture for each --label, or --prompt. Drop it.")
+        mistakes.append(
+            "-n has no meaning with --invert: it draws one picture for each --label or --prompt, or a sweep. Drop it."
+        )
     bounds: list[tuple[str, float | None, bool, str]] = [
         ("--strength", strength, strength is None or 0 < strength <= 1, "lie in (0, 1]; try 0.6"),
         ("--resample", resample, resample is None or resample >= 1, "be at least 1; try 5"),
@@ -108,6 +116,9 @@ def edit(
     ]
     mistakes += [f"{name} {value} must {rule}." for name, value, fine, rule in bounds if not fine]
     said = wishes(mistakes, prompt=prompt, negative=negative, vector=vector, image=image)
+    was = wishes(mistakes, vector=from_vector)
+    if was.swept:
+        mistakes.append("--from-vector says what PICTURE shows: give one number of each name, and no sweep.")
     refuse(mistakes)
 
     from inkwash.cli.terminal import bar
@@ -125,6 +136,8 @@ def edit(
         )
     labels: list[str | int] = [*label] if label else [-1]
     different = max(len(labels), len(said.prompts))
+    if said.swept and n is None:
+        different = max(different, SWEEP)
     count = different if invert else n or max(4, different)
     wanted = said.each(count)
     shrink = enlarge if enlarge is not None and not degrade else 1
@@ -147,9 +160,15 @@ def edit(
 
             time = 1.0 if strength is None else strength
             source = -1 if from_label is None else from_label
-            was = {name: value for name, value in wanted.items() if name in ("vector", "image")}
+            numbers = pipe.config.conditions.vector
+            if numbers and "vector" in pipe.config.needed and not was.ranges:
+                raise ValueError(
+                    "This model was never trained without its numbers: say those of the picture with --from-vector "
+                    f"{numbers.names[0]}=..."
+                )
+            shows = was.each(1) | {name: value for name, value in wanted.items() if name == "image"}
             latent = pipe.encode(
-                encoded(pipe, x0), label=source, prompt=from_prompt, **was, steps=steps, sampler=sampler, time=time
+                encoded(pipe, x0), label=source, prompt=from_prompt, **shows, steps=steps, sampler=sampler, time=time
             )
             job = Decode(latent, time)
             guidance = 1.0 if guidance is None else guidance
@@ -173,7 +192,7 @@ def edit(
         )
     out = out or free_name(Path("edit.png"))
     details = (
-        {"from_label": from_label, "from_prompt": from_prompt}
+        {"from_label": from_label, "from_prompt": from_prompt, "from_vector": from_vector}
         if invert
         else {"mask": str(mask)}
         if mask is not None

@@ -13,6 +13,7 @@ from inkwash.cli.words import duration, number, say, some, table
 
 if TYPE_CHECKING:
     from inkwash.modelfolder import Config
+    from inkwash.sampling import Sampling
 
 
 def info(
@@ -50,10 +51,22 @@ def _model(config: Config) -> dict[str, str]:
         "target": str(config.target),
         "inputs": str(config.inputs),
         "codec": _codec(config),
-        "sampling": f"{own.method}, {some(own.steps, 'step')}, guidance {own.guidance:g}"
-        + (", clipped" if own.clip else ""),
+        "sampling": _sampling(own),
         "trained": _trained(trained, "examples"),
     }
+
+
+def _sampling(own: Sampling) -> str:
+    """All of the model's own settings; what is as everywhere else is not said."""
+    from inkwash.grids import Even
+    from inkwash.guidance import Cfg
+
+    words = [str(own.method), some(own.steps, "step"), f"guidance {own.guidance:g}"]
+    words += [] if own.rule == Cfg() else [str(own.rule)]
+    words += [] if own.interval is None else ["guided for sigma/alpha from {:g} to {:g}".format(*own.interval)]
+    words += [] if own.grid == Even() else [str(own.grid)]
+    words += [] if own.path is None else [f"along {own.path}"]
+    return ", ".join([*words, *(["clipped"] if own.clip else [])])
 
 
 def _own_codec(folder: Path) -> dict[str, str]:

@@ -138,7 +138,7 @@ def sample(
     with bar("Sampling") as told:
         told_each, coarse = said.each(count), None
         if first is not None:
-            told_each, coarse = _drawn_from(first, pipe, told_each, count, seed, batch_size)
+            told_each, coarse = _drawn_from(base, first, pipe, told_each, count, seed, batch_size)
         samples = pipe(
             count,
             **told_each,
@@ -192,7 +192,13 @@ def _count(pipe: Pipeline, said: Wishes) -> int:
 
 
 def _drawn_from(
-    first: Pipeline, pipe: Pipeline, told: dict[str, Any], count: int, seed: int, batch_size: int
+    base: Path | None,
+    first: Pipeline,
+    pipe: Pipeline,
+    told: dict[str, Any],
+    count: int,
+    seed: int,
+    batch_size: int,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What to ask the second model of a cascade, once the first has drawn; and the first one's settings.
 
@@ -201,7 +207,10 @@ def _drawn_from(
     from inkwash.asking import taken
 
     known = taken(first.config, told)
-    drawn: Samples = first(count, **known, seed=seed, batch_size=batch_size)
+    try:
+        drawn: Samples = first(count, **known, seed=seed, batch_size=batch_size)
+    except ValueError as error:  # with its own settings: --guidance and the like are the other's
+        raise ValueError(f"{base}, which --from names, is asked first, with its own settings: {error}") from error
     rest = taken(pipe.config, told) | {name: value for name, value in told.items() if name not in known}
     if pipe.config.classes and drawn.labels and "label" not in rest:
         rest["label"] = [-1 if name == "any" else name for name in drawn.labels]

@@ -60,11 +60,15 @@ def _image(image: str | None, mistakes: list[str]) -> dict[str, Any]:
     from inkwash.conditions import AnyTask
     from inkwash.kinds import kinds_of
 
-    if image is None or image == NONE:
-        return {"conditions.image": image}
+    if image is None:
+        return {}
+    if image == NONE:
+        return {"conditions.image": NONE, "data.pairs": NONE}
     if image.partition("(")[0].strip() not in kinds_of(AnyTask) and Path(image).exists():
         return {"conditions.image.task": {"kind": "paired"}, "data.pairs": image}
-    return _component("conditions.image.task", AnyTask, image, "folder and no task", mistakes)
+    found = _component("conditions.image.task", AnyTask, image, "folder and no task", mistakes)
+    paired = found.get("conditions.image.task", {}).get("kind") == "paired"
+    return found | ({} if paired else {"data.pairs": NONE})
 
 
 def _component(key: str, union: Any, text: str, what: str, mistakes: list[str]) -> dict[str, Any]:

@@ -92,8 +92,11 @@ def _say_one_length(table: Tables, said: Sequence[str]) -> None:
 def _say_conditions(table: Tables) -> None:
     """A condition given by its encoder's or its task's name alone has its own table.
 
-    One that is "none" is none of the model's: TOML has no word for what is not there.
+    One that is "none" is none of the model's: TOML has no word for what is not there. Nor has it for partners.
     """
+    data = table.get("data")
+    if isinstance(data, dict) and data.get("pairs") == NONE:
+        table["data"] = {key: value for key, value in data.items() if key != "pairs"}
     told = table.get("conditions")
     if NONE in (told, told.get("kind") if isinstance(told, dict) else None):
         table["conditions"] = {}
