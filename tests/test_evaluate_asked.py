@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +16,12 @@ from inkwash.conditions import ByImage, ByText, ByVector, Conditions, LowResolut
 from inkwash.data import Dataset
 from inkwash.data.mix import normal
 from inkwash.evaluation import Pictures, Reference, evaluate, measure, real, reference, requests, score
+from inkwash.evaluation.answers import _embeddings as embeddings
 from inkwash.evaluation.answers import check_asked
 from inkwash.evaluation.card import row_of
 from inkwash.evaluation.likelihood import BoundSettings
 from inkwash.evaluation.partner import psnr
+from inkwash.evaluation.retrieval import sentences
 from inkwash.features import extractor
 from inkwash.model import Plain
 from inkwash.modelfolder import Config
@@ -113,7 +116,7 @@ def test_labels_of_another_set_are_asked_of_any_class() -> None:
     side = known(dataset(20))
     assert side.pictures is not None
     asked = requests(pipe.config, pipe.codec, side.pictures.data, side.pictures.rows, CPU)
-    assert asked is not None and asked.about["of"] == ["text", "vector", "image"]
+    assert asked is not None and asked.about(20)["of"] == ["text", "vector", "image"]
     labels = asked(0, 5).label
     assert labels is not None and labels.tolist() == [-1] * 5
 
@@ -246,6 +249,48 @@ def test_many_numbers_are_measured_together() -> None:
     array = side.pictures.array.copy()
     found = score(answered(array, side, told), side, RAW, measures=("vector",), train=train)
     assert [r.measure.name for r in found.records] == ["r2", "slope"] and found["r2"].value > 0.95
+
+
+def test_a_number_that_does_not_vary_leaves_the_others() -> None:
+    data = dataset(100)
+    vectors = np.array(data.vectors)
+    vectors[:, 0] = 3.0
+    side = known(replace(data, vectors=vectors))
+    assert side.pictures is not None
+    train = real(dataset(400, 2), np.arange(400), "train")
+    found = score(answered(side.pictures.array.copy(), side, EVERYTHING), side, RAW, measures=("vector",), train=train)
+    assert [r.measure.name for r in found.records] == ["r2(tilt)", "slope(tilt)"] and found["r2(tilt)"].value > 0.9
+    assert found.notes == ("vector is not whole: brightness of the real pictures do not vary.",)
+
+
+def test_captions_are_read_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, taken = dataset(100), []
+    asked = requests(model().config, Pixels(), data, np.arange(100), CPU)
+    assert asked is not None
+    own = Dataset.take
+    monkeypatch.setattr(Dataset, "take", lambda self, i, *more: taken.append(len(i)) or own(self, i, *more))
+    monkeypatch.setattr("inkwash.evaluation.answers.BLOCK", 32)
+    rows = np.arange(99, -1, -1)
+    whole = sentences(np.asarray(data.tokens)[rows], np.ones(100, np.int64))
+    assert (embeddings(asked, rows) == whole).all() and taken == [32, 32, 32, 4]
+
+
+def test_more_of_what_is_asked_goes_on_where_less_ended(tmp_path: Path) -> None:
+    """Until the real examples begin anew: then which of them come again depends on how many there are."""
+    pipe, data = model(), dataset(40)
+
+    def drawn(n: int, against: int) -> Pictures:
+        side = reference(data, np.arange(40), "val", RAW, against)
+        how: dict[str, Any] = {"measures": ("fd",), "steps": 1, "sampler": "euler"}
+        return evaluate(pipe, side, n, folder=tmp_path, **how).pictures
+
+    few, more, again = drawn(16, 16), drawn(24, 30), drawn(24, 20)
+    assert few.key == more.key != again.key
+    alone = evaluate(
+        pipe, reference(data, np.arange(40), "val", RAW, 24), 24, measures=("fd",), steps=1, sampler="euler"
+    )
+    assert (more.array == alone.pictures.array).all()
+    assert (again.array[:20] == more.array[:20]).all() and not (again.array[20:] == more.array[20:]).all()
 
 
 def test_measures_of_what_a_model_is_not_told() -> None:

@@ -56,13 +56,15 @@ class Questions:
 
 
 def answers(name: str, q: Questions) -> tuple[list[Figure], str]:
-    """What a measure of `ANSWERS` finds, and why it found nothing, "" where it did or was not asked for."""
+    """What a measure of `ANSWERS` finds, and why not all of it, "" where it did or was not asked for."""
     if name not in q.asked.config.conditions.names:
         return [], ""
+    found: list[Figure] = []
     try:
-        return list(_FOUND[name](q)), ""
+        found.extend(_FOUND[name](q))  # those before an error stay
     except _MissingError as error:
-        return [], f"{name} was left out: {error}."
+        return found, f"{name} {'is not whole' if found else 'was left out'}: {error}."
+    return found, ""
 
 
 class _MissingError(Exception):
@@ -113,8 +115,14 @@ def vector(q: Questions) -> Iterator[Figure]:
     if len(names) > APART:
         yield from _numbers(q, wanted, "", slice(None))
         return
+    left = []
     for i, name in enumerate(names):
-        yield from _numbers(q, wanted, name, slice(i, i + 1))
+        try:
+            yield from _numbers(q, wanted, name, slice(i, i + 1))
+        except _MissingError as error:
+            left.append(str(error))
+    if left:
+        raise _MissingError("; ".join(dict.fromkeys(left)))
 
 
 def image(q: Questions) -> Iterator[Figure]:
@@ -192,9 +200,12 @@ def _numbers(q: Questions, wanted: Floats, name: str, columns: slice) -> Iterato
 
 
 def _embeddings(asked: Requests, rows: npt.NDArray[np.int64]) -> Floats:
-    """Sentence embeddings [n, W] of the captions of these rows."""
-    taken = asked.data.take(rows)
-    return sentences(np.asarray(taken.tokens), np.asarray(taken.present).sum(1))
+    """Sentence embeddings [n, W] of the captions of these rows, a few at a time: their tokens are far more."""
+    parts = []
+    for start in range(0, len(rows), BLOCK):
+        taken = asked.data.take(rows[start : start + BLOCK])
+        parts.append(sentences(np.asarray(taken.tokens), np.asarray(taken.present).sum(1)))
+    return np.concatenate(parts)
 
 
 def _reader(

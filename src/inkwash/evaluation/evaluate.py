@@ -109,8 +109,8 @@ def evaluate(
         told(what, done / total if total else 0.0)
 
     real = reference.pictures
-    held, rows = (None, None) if real is None else (real.data, real.rows)
-    questions = requests(pipe.config, pipe.codec, held, rows, pipe.device, progress)
+    held, rows, key = (None, None, "") if real is None else (real.data, real.rows, real.key)
+    questions = requests(pipe.config, pipe.codec, held, rows, pipe.device, progress, key)
     with TemporaryDirectory(ignore_cleanup_errors=True) if folder is None else nullcontext(folder) as place:
         fake = generate(
             pipe,

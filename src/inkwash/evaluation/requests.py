@@ -29,7 +29,8 @@ SEED = 0
 class Requests:
     """The conditions of the examples `rows` of a data set, over and over, for a model of this config.
 
-    data: prepared by `requests`: with the tokens, numbers and pictures that the model is told of.
+    data: prepared by `requests`: with the tokens, numbers and pictures that the model is told of. sequence: what tells
+    the sequence of which `rows` are the first (`Pictures.key`); "" where they are all there is to tell.
     """
 
     config: Config
@@ -37,6 +38,7 @@ class Requests:
     data: Dataset
     rows: np.ndarray
     device: torch.device
+    sequence: str = ""
 
     def __call__(self, start: int, stop: int) -> Condition:
         """What pictures start to stop of the drawn set are asked for."""
@@ -55,11 +57,15 @@ class Requests:
         """The classes that the first n pictures are asked for, [n]; None for a model without."""
         return self._labels(self.rows[np.arange(n) % len(self.rows)]) if self.config.classes else None
 
-    @property
-    def about(self) -> dict[str, Any]:
-        """What determines them besides the model, JSON-able."""
+    def about(self, n: int) -> dict[str, Any]:
+        """What determines those of the first n besides the model, JSON-able.
+
+        Of rows that do not begin anew, the sequence they are taken from: it does so however many are taken.
+        """
         names = [*(["label"] if self.labelled else []), *self.config.conditions.names]
-        return {"of": names, "fingerprint": self.data.fingerprint, "rows": rows_hash(self.rows), "seed": SEED}
+        first = self.sequence and n <= len(self.rows)
+        rows = {"sequence": self.sequence} if first else {"rows": rows_hash(self.rows)}
+        return {"of": names, "fingerprint": self.data.fingerprint, **rows, "seed": SEED}
 
     @property
     def labelled(self) -> bool:
@@ -79,6 +85,7 @@ def requests(
     rows: np.ndarray | None,
     device: torch.device,
     progress: Progress | None = None,
+    sequence: str = "",
 ) -> Requests | None:
     """What a model can be asked for by the examples `rows` of a data set; None for one that takes a label at most.
 
@@ -92,9 +99,9 @@ def requests(
             f"This model is asked for {' and '.join(config.conditions.names)} of real examples, and here are none: a "
             "saved reference has no captions, numbers or pictures. Give --split, or data with them, instead."
         )
-    return Requests(config, codec, with_conditions(config, codec, data, progress), rows, device)
+    return Requests(config, codec, with_conditions(config, codec, data, progress), rows, device, sequence)
 
 
 def changed(asked: Requests, data: Dataset, rows: np.ndarray, progress: Progress | None = None) -> Requests:
     """The same questions of other examples, such as those a model was trained on."""
-    return replace(asked, data=with_conditions(asked.config, asked.codec, data, progress), rows=rows)
+    return replace(asked, data=with_conditions(asked.config, asked.codec, data, progress), rows=rows, sequence="")

@@ -2,7 +2,8 @@
 
 A set is the first n of an endless sequence, or of a long one: picture i is the same however many are asked for, by
 however many ranks and in however many attempts they were made. So a set that is asked for again is there, and a larger
-one goes on where the smaller ended. No more than a block of it is ever in memory.
+one goes on where the smaller ended; but not where more are drawn than there are real examples to ask for, which then
+begin anew. No more than a block of it is ever in memory.
 """
 
 from __future__ import annotations
@@ -156,7 +157,7 @@ def generate(
     wanted = _wanted(labels, n, config.classes) if asked is None else asked.labels(n)
     model = {k: v for k, v in to_table(config).items() if k not in ("sampling", "trained")}
     of = {"what": "generated", "weights": weights, "seed": seed, "model": model, "torch": torch.__version__}
-    of |= pipe.described(own) | ({"label": _rule(labels)} if asked is None else {"asked": asked.about})
+    of |= pipe.described(own) | ({"label": _rule(labels)} if asked is None else {"asked": asked.about(n)})
     of |= {} if weak is None else {"weak": model_hash(weak.config, weak.model)}
     shape, vectors = shape_of(config), len(config.shape) == 1
     row = Row(shape, "<f4" if vectors else "|u1", of)

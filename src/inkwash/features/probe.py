@@ -1,7 +1,8 @@
 """A linear probe: what the numbers of a feature net tell of a picture, be it its class, its caption or its angle.
 
 A ridge regression from features to targets, fitted on real pictures with their own. It reads only what the net already
-sees, has no settings but the ridge, which held-out pictures choose, and is the same to the last bit whoever fits it.
+sees, has no settings but the ridge, which held-out pictures choose, and draws nothing at random: fitted by as many
+threads it is the same to the last bit, and by others to the rounding of float64.
 """
 
 from __future__ import annotations
