@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from inkwash.text import T5, Clip, Encoder, MiniLm, encoders
 from inkwash.text import encoder as encoder_room
@@ -156,6 +157,18 @@ def test_encoders_by_folder(kind: str, marks: int, tmp_path: Path, capfd: pytest
     other = T5 if kind == "clip" else Clip
     with pytest.raises(ValueError, match="holds another model than"):  # not one with random weights
         other(str(tmp_path / "net"), width=16).bind()
+
+
+def test_an_encoder_is_loaded_once_until_its_folder_changes(tmp_path: Path) -> None:
+    tiny("t5", tmp_path / "net")
+    first = T5(str(tmp_path / "net"), width=16).bind()
+    assert T5(str(tmp_path / "net"), width=16).bind("cpu") is first
+    assert T5(str(tmp_path / "net"), width=16, max_tokens=8).bind().max_tokens == 8
+    weights = tmp_path / "net" / "model.safetensors"
+    tensors = {name: 2 * value for name, value in load_file(weights).items()}
+    save_file(tensors, weights, {"format": "pt"})
+    other = T5(str(tmp_path / "net"), width=16).bind()
+    assert other.sha256 != first.sha256 and not torch.equal(other.encode(["b"]).values, first.encode(["b"]).values)
 
 
 def test_folders_that_hold_something_else(tmp_path: Path) -> None:

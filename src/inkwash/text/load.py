@@ -57,7 +57,16 @@ def from_hub(source: str) -> Path:
 
 
 def load(folder: Path, architecture: str, width: int, max_tokens: int, device: torch.device) -> Encoder:
-    """The encoder in a folder. ValueError where transformers is missing, or the folder does not hold such a model."""
+    """The encoder in a folder. ValueError where transformers is missing, or the folder does not hold such a model.
+
+    The last one is kept: a run asks for its encoder when it checks its recipe, and again for each set of captions.
+    """
+    return _loaded(folder, architecture, width, max_tokens, device, sha256(folder))
+
+
+@lru_cache(maxsize=1)
+def _loaded(folder: Path, architecture: str, width: int, max_tokens: int, device: torch.device, digest: str) -> Encoder:
+    """digest: `sha256` of the folder, which may hold another model by now."""
     try:
         import transformers
     except ImportError as error:
@@ -92,7 +101,7 @@ def load(folder: Path, architecture: str, width: int, max_tokens: int, device: t
     return Encoder(
         width=width,
         max_tokens=max_tokens,
-        sha256=sha256(folder),
+        sha256=digest,
         device=device,
         read=lambda text: list(tokenizer(text, verbose=False)["input_ids"]),
         fit=lambda text: list(tokenizer(text, truncation=True, max_length=max_tokens)["input_ids"]),

@@ -56,7 +56,7 @@ def settled(
 def require(recipe: Recipe) -> None:
     """Raise ValueError where a text encoder that the recipe asks for cannot be had: before data are prepared."""
     if recipe.conditions is not None and recipe.conditions.text is not None:
-        recipe.conditions.text.encoder.bind()
+        recipe.conditions.text.encoder.bind(pick_device(recipe.train.device))  # as it is wanted afterwards: loaded once
 
 
 def notes(recipe: Recipe, told: Conditions, data: Dataset) -> Iterator[str]:
