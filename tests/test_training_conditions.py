@@ -15,12 +15,16 @@ from PIL import Image
 
 import inkwash
 from inkwash import gallery
+from inkwash.cli.train import finish as cli_finish
 from inkwash.conditions import ByImage, ByText, ByVector, Conditions, Paired
 from inkwash.data import DataSpec, load, split
+from inkwash.distilling.report import Contestant, sheet
+from inkwash.evaluation import held_out
 from inkwash.kinds import from_table, to_table
 from inkwash.modelfolder import Config
 from inkwash.noise import Philox
 from inkwash.recipes import Recipe, RecipeError, read_recipe
+from inkwash.report import report
 from inkwash.text import MiniLm
 from inkwash.training import plan, train
 from inkwash.training.conditioning import notes, settled
@@ -313,6 +317,18 @@ def test_what_a_model_to_start_from_cannot_give_is_refused(tmp_path: Path) -> No
     fewer = squares(folder, train=start)
     with pytest.raises(ValueError, match=r"does not fit this run: .* missing here"):
         set_up(fewer, load(fewer.data))
+    finish(squares(folder, conditions={"image": {"task": "grey"}}), tmp_path / "grey")
+    other = squares(folder, conditions={"image": {"task": "edges"}}, train={"init_from": str(tmp_path / "grey")})
+    with pytest.raises(ValueError, match="has learned grey, and this run is to learn edges"):
+        set_up(other, load(other.data))
+    renamed = squares(folder, conditions={"image": {"task": "grey"}}, train={"init_from": str(tmp_path / "grey")})
+    own = load(renamed.data)
+    assert not any("other classes" in n for n in set_up(renamed, own).notes)
+    turned = replace(own, classes=own.classes[::-1])
+    assert any(
+        f"what it has learned of {own.classes[0]} is where {own.classes[-1]} begins" in n
+        for n in set_up(renamed, turned).notes
+    )
     # Numbers are told as the first model was, also to a model of other data.
     here = inkwash.load(tmp_path / "sized").config.conditions.vector
     again = squares(folder, data={"vector": ["size"]}, conditions={"vector": {}}, train=start)
@@ -344,11 +360,13 @@ def test_samples_on_the_way_are_of_held_out_rows_with_their_captions_and_what_wa
 
 def test_a_card_says_what_a_model_can_be_asked_for_with_code_that_runs(tmp_path: Path) -> None:
     folder = a_folder(tmp_path / "data")
-    r = everything(folder, train={"steps": 1}, conditions={"image": {"task": "paired", "dropout": 0.0}})
+    r = everything(
+        folder, train={"steps": 1}, conditions={"image": {"task": "paired", "dropout": 0.0}, "vector": {"dropout": 0.0}}
+    )
     finish(r, tmp_path / "run")
     card = (tmp_path / "run/model/README.md").read_text()
     calls = re.findall(r"`(pipe\(.*\))`", card)
-    assert len(calls) == 4 and all('image="picture.png"' in call for call in calls)
+    assert len(calls) == 4 and all('image="picture.png"' in call and "vector={" in call for call in calls)
     Image.open(folder / "003.png").save(tmp_path / "picture.png")
     pipe = inkwash.load(tmp_path / "run", trust=True)
     for call in [*calls, *re.findall(r"^images = (pipe\(.*\))$", card, re.M)]:
@@ -358,6 +376,34 @@ def test_a_card_says_what_a_model_can_be_asked_for_with_code_that_runs(tmp_path:
     finish(plain, tmp_path / "plain")
     card = (tmp_path / "plain/model/README.md").read_text()
     assert "label=" in card and "prompt" not in card
+
+
+def test_a_model_that_must_be_shown_is_drawn_in_its_report_and_its_command_shows_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = {"image": {"task": "paired", "dropout": 0.0}, "vector": {"dropout": 0.0}, "text": None}
+    r = everything(a_folder(tmp_path / "data"), train={"steps": 1}, conditions=shown)
+    r = replace(r, conditions=replace(r.conditions, text=None))
+    *_, last = finish(r, tmp_path / "run")
+    cli_finish(tmp_path / "run", last, r)
+    mean = inkwash.load(tmp_path / "run").config.conditions.vector.mean[0]  # type: ignore[union-attr,index]
+    needed = f"--vector size={mean:.3g} --image picture.png"
+    assert f"inkwash sample {tmp_path / 'run'} {needed} --gif" in capsys.readouterr().out
+    page = report(tmp_path / "run", device="cpu").file.read_text()
+    data, rows = held_out(tmp_path / "run", None, "val")
+    assert f"{len(rows)} samples, each asked for what an example of the data has" in page and 2 < len(rows) < 16
+    assert f"-n 16 {needed}" in page
+    pipe = inkwash.load(tmp_path / "run", device="cpu")
+    asked = Asked.told(pipe.config, pipe.codec, (data, rows), 2, pipe.device)
+    of_run = Asked.of(set_up(r, load(r.data)), (data, rows[[0, -1]]))
+    assert of_run is not None and asked.count == 2 and asked.captions == of_run.captions
+    assert torch.equal(asked.cond.image, of_run.cond.image)  # type: ignore[arg-type]
+    contestants = [Contestant(name, pipe, {}, tmp_path, (2, 1), "euler") for name in ("teacher", "student")]
+    drawn = sheet(contestants, rows=2, examples=(data, rows))
+    own = [pipe(2, cond=asked.cond, sampler="euler", steps=n).pictures() for n in (2, 1)] * 2
+    heads = ["teacher, 2", "teacher, 1", "student, 2", "student, 1"]
+    want = gallery.pictures.grid(np.stack(own, 1).reshape(-1, *own[0].shape[1:]), 4, labels=heads)
+    assert (np.asarray(drawn) == np.asarray(want)).all()
 
 
 def test_what_a_run_would_cost_is_told_without_writing(tmp_path: Path) -> None:

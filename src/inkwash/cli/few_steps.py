@@ -62,6 +62,7 @@ def few_steps(
     (folder / "table.md").write_text(text, encoding="utf-8")
     about = {"n": n, "seed": seed, "split": split, "features": features}
     drawn = [save_png(plot(found), folder / "quality.png", about)]
-    drawn.append(save_png(sheet(models, seed=seed), folder / "sheet.png", about))
+    examples = None if side.data is None or side.rows is None else (side.data, side.rows)
+    drawn.append(save_png(sheet(models, seed=seed, examples=examples), folder / "sheet.png", about))
     say(text)
     say(f"In {folder}: table.md, {', '.join(file.name for file in drawn)}")

@@ -261,8 +261,11 @@ def finish(folder: Path, last: Progress | None, recipe: Recipe) -> None:
         )
     )
     say("Next:")
-    quoted = shlex.quote(str(folder))
-    say(f"  inkwash sample {quoted} --gif denoising.gif\n  inkwash info {quoted}")
+    from inkwash.asking import options
+    from inkwash.modelfolder import find_model, read_config
+
+    quoted, needed = shlex.quote(str(folder)), options(read_config(find_model(folder), trust=True))
+    say(f"  inkwash sample {quoted}{needed} --gif denoising.gif\n  inkwash info {quoted}")
 
 
 def stopped(folder: Path, spent: str, again: str) -> bool:

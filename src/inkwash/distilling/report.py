@@ -15,10 +15,12 @@ from inkwash.evaluation import evaluate
 from inkwash.evaluation.sweep import SWEEP, Point, Watch, sweep
 from inkwash.pipeline import Pipeline
 from inkwash.samples import Samples
+from inkwash.training.previews import Asked
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from inkwash.data import Dataset
     from inkwash.evaluation import RealSide
 
 TEACHER_CALLS = (50, 20, 10, 5)
@@ -125,13 +127,27 @@ def plot(found: Mapping[str, Sequence[Point]]) -> Image:
     )
 
 
-def sheet(models: Sequence[Contestant], *, seed: int = 0, rows: int = SHOWN) -> Image:
-    """The same seeds drawn by each model in each number of steps: a column for each way, a row for each seed."""
+def sheet(
+    models: Sequence[Contestant],
+    *,
+    seed: int = 0,
+    rows: int = SHOWN,
+    examples: tuple[Dataset, np.ndarray] | None = None,
+) -> Image:
+    """The same seeds drawn by each model in each number of steps: a column for each way, a row for each seed.
+
+    examples: data, and which of its rows, whose captions, numbers or pictures are asked for, by models that are told
+    of them; the others draw every class in turn.
+    """
+    first, cond = models[0].pipe, None
+    if examples is not None and first.config.conditions.names:
+        asked = Asked.told(first.config, first.codec, examples, rows, first.device)
+        rows, cond = asked.count, asked.cond
     columns: list[Samples] = []
     heads = []
     for one in models:
         for steps in one.steps:
-            columns.append(one.pipe(rows, seed=seed, sampler=one.sampler, steps=steps))
+            columns.append(one.pipe(rows, cond=cond, seed=seed, sampler=one.sampler, steps=steps))
             heads.append(f"{one.name}, {steps}")
     array = np.stack([samples.pictures() for samples in columns], axis=1)
     return pictures.grid(array.reshape(-1, *array.shape[2:]), len(columns), labels=heads)

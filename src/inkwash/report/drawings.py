@@ -17,6 +17,7 @@ from inkwash import gallery, pictures
 from inkwash.grids import Listed
 from inkwash.pipeline import Pipeline
 from inkwash.samples import Samples
+from inkwash.training.previews import Asked
 from inkwash.training.run import PREVIEW_STEPS
 
 if TYPE_CHECKING:
@@ -28,10 +29,15 @@ SHEETS = 8
 TIMES = 8
 """Moments of the denoising strip."""
 
+ASKED = 16
+"""Pictures of a model that is told more than a class, each asked for what an example has."""
+
+POINTS = 2000
+"""Of a model of points."""
+
 _SIZE = (540, 340)  # of a curve: two side by side, or one on a telephone, can be read
 _WIDE, _SMALL = 1000, 340  # pixels across, at most: of large pictures, of those of a row
 _PIXELLED = 96  # pictures up to this side are shown with square pixels
-_POINTS = 2000
 _NO_CURVE = ("step", "fraction", "seconds", "eta", "memory", "skipped", "overfitting")
 
 Kind = Literal["chart", "pixels", "picture"]
@@ -159,10 +165,11 @@ def opened(file: File, wide: int, problems: list[str]) -> Image | None:
     return red if grey else plain
 
 
-def draw(pipe: Pipeline, watch: Callable[[float], None] | None = None) -> Drawn:
+def draw(pipe: Pipeline, watch: Callable[[float], None] | None = None, asked: Asked | None = None) -> Drawn:
     """New samples of every class and the way some of them took, with seed 0 and the model's own settings.
 
-    Raises ValueError for vectors of other than two numbers, which have no picture.
+    asked: what they are asked for instead, as many as that is of. Raises ValueError for vectors of other than two
+    numbers, which have no picture.
     """
     shape, classes = pipe.config.pictures, pipe.config.classes
     if len(shape) == 1 and shape[0] != 2:
@@ -170,11 +177,15 @@ def draw(pipe: Pipeline, watch: Callable[[float], None] | None = None) -> Drawn:
     points = len(shape) == 1
     by_class = 1 < len(classes) <= 20 and not points
     across = min(6, max(2, round(math.sqrt(40 / len(classes))))) if by_class else 6 if max(shape) > 96 else 8
-    n = _POINTS if points else across**2 * len(classes) if by_class else 24 if across == 6 else 48
+    n = POINTS if points else across**2 * len(classes) if by_class else 24 if across == 6 else 48
     own = pipe.config.sampling
     steps = None if isinstance(own.grid, Listed) else min(own.steps, PREVIEW_STEPS)
     trace = gallery.Trace(limit=3)
-    samples = pipe(n, steps=steps, seed=0, watch=watch, trace=trace)
+    if asked is None:
+        samples = pipe(n, steps=steps, seed=0, watch=watch, trace=trace)
+    else:
+        n = asked.count
+        samples = pipe(n, cond=asked.cond, steps=steps, seed=0, watch=watch, trace=trace)
     told = samples.settings
     guided = f", guidance {told['guidance']:g}" if told["guidance"] != 1 else ""
     how = f"{told['sampler']['kind']}, {told['steps']} steps{guided}, seed 0"
@@ -182,6 +193,8 @@ def draw(pipe: Pipeline, watch: Callable[[float], None] | None = None) -> Drawn:
         how += f" (the model's own {own.steps} steps would take long)"
     if points:
         shown = [Shown(gallery.sheet(samples), f"{n:,} points", "chart")]
+    elif asked is not None:
+        shown = [Shown(asked.sheet(samples), f"{n} samples, each asked for what an example of the data has")]
     elif by_class:
         rows = np.arange(n).reshape(-1, len(classes))
         shown = [_tiled(samples, rows[:, i], across, name) for i, name in enumerate(samples.labels[: len(classes)])]

@@ -14,13 +14,20 @@ from markupsafe import Markup
 
 from inkwash import gallery
 from inkwash._version import __version__
+from inkwash.asking import options
 from inkwash.checkpoint import CheckpointError
 from inkwash.checkpoint.atomic import write
+from inkwash.data import DatasetUnavailableError
+from inkwash.evaluation import held_out
+from inkwash.evaluation.likelihood import Split
 from inkwash.kinds import in_text
-from inkwash.pipeline import load
+from inkwash.modelfolder import needed_code
+from inkwash.pipeline import Pipeline, load
+from inkwash.report import drawings
 from inkwash.report.drawings import SHEETS, Drawn, Shown, curves, draw, opened, overfitting, parameters, sheets
 from inkwash.report.gather import Material, gather
 from inkwash.report.words import columns, duration, row
+from inkwash.training.previews import Asked
 
 PLOTS = {
     "nearest": "Closest training neighbours: generated pictures above the training picture that is nearest to each. "
@@ -79,9 +86,32 @@ def _drawn(
         return None, "The model cannot be read; what is wrong with it is said above."
     try:
         pipe = load(found.model, device=device, trust=trust, chunk=16 if len(found.config.shape) == 3 else None)
-        return draw(pipe, watch), ""
-    except (ValueError, CheckpointError) as error:
+        return draw(pipe, watch, _asked(found.model, pipe)), ""
+    except (ValueError, CheckpointError, DatasetUnavailableError) as error:
         return None, f"No samples were drawn: {error}"
+
+
+def _asked(model: File, pipe: Pipeline) -> Asked | None:
+    """What examples of the run's data have, held out where any were; None for a model that is told a class at most.
+
+    Also where there are none, if the model can do without; else raises ValueError, or DatasetUnavailableError.
+    """
+    if not pipe.config.conditions.names:
+        return None
+    count = drawings.POINTS if len(pipe.config.shape) == 1 else drawings.ASKED
+
+    def of(part: Split) -> Asked:
+        return Asked.told(pipe.config, pipe.codec, held_out(model, None, part), count, pipe.device)
+
+    try:
+        return of("val")
+    except (ValueError, DatasetUnavailableError):
+        try:
+            return of("train")
+        except (ValueError, DatasetUnavailableError):
+            if pipe.config.needed:
+                raise
+            return None
 
 
 def _page(found: Material, drawn: Drawn | None, undrawn: str) -> str:
@@ -207,16 +237,19 @@ def _commands(found: Material) -> list[tuple[str, str]]:
     config = found.config
     if config is None:
         return [("Continue training", f"inkwash train --resume {where}")] if found.is_run else []
-    commands = [("Draw new samples", f"inkwash sample {where} -n 16")]
+    needed = options(config)
+    commands = [("Draw new samples", f"inkwash sample {where} -n 16{needed}")]
     if config.classes:
-        commands.append(("Of one class", f"inkwash sample {where} -n 16 --label {shlex.quote(config.classes[0])}"))
+        label = shlex.quote(config.classes[0])
+        commands.append(("Of one class", f"inkwash sample {where} -n 16{needed} --label {label}"))
     commands += [
-        ("Compare samplers", f"inkwash compare {where}"),
+        ("Compare samplers", f"inkwash compare {where}{needed}"),
         ("Measure it", f"inkwash eval {where} --split test"),
     ]
     if found.is_run:
         commands.append(("Continue training", f"inkwash train --resume {where}"))
-    commands.append(("In Python", f"import inkwash; images = inkwash.load({str(found.folder)!r})(16, seed=0)"))
+    told = needed_code(config)
+    commands.append(("In Python", f"import inkwash; images = inkwash.load({str(found.folder)!r})(16, {told}seed=0)"))
     return commands
 
 

@@ -1,4 +1,4 @@
-"""What the sample sheets of a run show: always the same conditions, of pictures held out where there are any."""
+"""What the sheets of a run and its report show: the same conditions always, of pictures held out where any were."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from inkwash.asking import condition_of, with_conditions
+from inkwash.codec import Codec
 from inkwash.data import Dataset
+from inkwash.modelfolder import Config
+from inkwash.noise import Philox
 from inkwash.training.setup import Setup
 from inkwash.types import Condition
 
@@ -35,11 +39,20 @@ class Asked:
 
         None for a model told of classes alone or of nothing, which is asked for every class in turn.
         """
-        told, (data, rows) = setup.config.conditions, examples
-        if not told.names:
+        if not setup.config.conditions.names:
             return None
-        rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), setup.recipe.train.samples)).astype(np.int64)]
-        cond = setup.batch(setup.seen(data).take(rows), torch.arange(len(rows)), SEED).cond
+        data, rows = examples
+        return cls.told(setup.config, setup.codec, (setup.seen(data), rows), setup.recipe.train.samples, setup.device)
+
+    @classmethod
+    def told(
+        cls, config: Config, codec: Codec, examples: tuple[Dataset, np.ndarray], count: int, device: torch.device
+    ) -> Asked:
+        """Those of `count` of these rows, or of all there are, evenly spread, for a model that is told of something."""
+        told, (data, rows) = config.conditions, examples
+        rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), count)).astype(np.int64)]
+        noise = Philox(SEED, torch.arange(len(rows)))
+        cond = condition_of(config, codec, with_conditions(config, codec, data).take(rows), noise, device)
         captions = tuple(data.captions[i] for i in rows) if told.text and data.captions else ()
         if told.vector and data.vectors is not None and not captions:
             captions = tuple(_numbers(told.vector.names, data.vectors[i]) for i in rows)

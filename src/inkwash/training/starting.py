@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from inkwash import checkpoint
 from inkwash.codec import Latents
 from inkwash.conditions import Conditions
 from inkwash.features.weights import tensors_hash
-from inkwash.kinds import from_table, to_table
+from inkwash.kinds import from_table, in_text, to_table
 from inkwash.model import Model
 from inkwash.modelfolder import CODEC, Config, find_model
 from inkwash.training.encoding import identity
@@ -96,12 +96,19 @@ class Start:
         model.net.load_state_dict({**theirs, **new})
         names = [n for n in config.conditions.names if n not in self.conditions.names]
         names = (["label"] if config.classes and not before.classes else []) + names
-        if not names:
-            return []
-        return [f"{self.source} knows nothing of {' and '.join(names)}: what reads that is new, and has all to learn."]
+        said = []
+        if names:
+            new_to = " and ".join(names)
+            said.append(f"{self.source} knows nothing of {new_to}: what reads that is new, and has all to learn.")
+        if config.classes and before.classes and (other := _renamed(before.classes, config.classes)):
+            said.append(
+                f"{self.source} knows other classes, or in another order: what it has learned of {other[0]} is where "
+                f"{other[1]} begins."
+            )
+        return said
 
     def _check_meaning(self, config: Config) -> None:
-        """Raise ValueError where a text or numbers would be told otherwise than this model has learned them."""
+        """Raise ValueError where a text, numbers or a picture would be told otherwise than it has learned them."""
         ours, here = self.conditions, config.conditions
         if ours.text and here.text and ours.text.sha256 != here.text.sha256:
             raise ValueError(
@@ -113,6 +120,17 @@ class Start:
                 f"init_from = {self.source} knows the numbers {', '.join(ours.vector.names)}, of its own mean and "
                 f"deviation, and this run has {', '.join(here.vector.names)}, or other ones. They must be the same."
             )
+        if ours.image and here.image and ours.image.task != here.image.task:
+            raise ValueError(
+                f"init_from = {self.source} has learned {in_text(ours.image.task)}, and this run is to learn "
+                f"{in_text(here.image.task)}: it would take one picture for the other. Set conditions.image.task to "
+                "its own, or start anew."
+            )
+
+
+def _renamed(theirs: Sequence[str], ours: Sequence[str]) -> tuple[str, str] | None:
+    """The first class of another name at its place."""
+    return next((pair for pair in zip(theirs, ours, strict=True) if pair[0] != pair[1]), None)
 
 
 def _foreign(table: Mapping[str, Any]) -> Iterator[str]:
