@@ -235,7 +235,8 @@ def test_all_of_a_models_own_sampling_is_told(run: Any, tmp_path: Path) -> None:
         config = replace(plain, sampling=sampling)
         save_model(config, config.network().state_dict(), tmp_path / name)
     said = {
-        name: next(x for x in run("info", name).splitlines() if x.startswith("sampling")) for name in ("plain", "own")
+        name: next(x for x in run("info", name).splitlines() if x.split()[:1] == ["sampling"])
+        for name in ("plain", "own")
     }
     assert said["plain"].endswith(f"{Heun()}, 2 steps, guidance 1")
     how = f"guidance 3, {Apg()}, guided for sigma/alpha from 0.3 to 5, {Karras()}, along {VE()}, clipped"
