@@ -40,7 +40,7 @@ def sample(
         list[str] | None, _what(help="A number by name, repeatable: angle=30, or a sweep: angle=0:90.")
     ] = None,
     image: Annotated[
-        str | None, _what(help="What the model is shown: a picture, a folder of them, or an .npy array.")
+        str | None, _what(help="What the model is shown: a picture, a folder of them, an .npy array, or SOURCE:INDEX.")
     ] = None,
     mask: Annotated[Path | None, _what(help="With --image, to fill it in: a picture, white where to paint.")] = None,
     base: Annotated[
