@@ -21,13 +21,13 @@ from inkwash.autoencoding.folder import CodecRun
 from inkwash.autoencoding.look import look
 from inkwash.autoencoding.losses import Loss
 from inkwash.autoencoding.recipe import read_codec_recipe, write_codec_recipe
-from inkwash.features.similarity import C1, C2, SCALES, ms_ssim, scales_for, ssim
 from inkwash.autoencoding.state import State
 from inkwash.autoencoding.step import Step, last_layer
 from inkwash.codec import LatentCodec, Latents
 from inkwash.codecfolder import load_codec, read_codec
 from inkwash.data import Dataset, Stream, load, split
 from inkwash.data.mix import normal, uniform
+from inkwash.features.similarity import C1, C2, SCALES, ms_ssim, scales_for, ssim
 from inkwash.nets.autoencoder import Autoencoder, KLAutoencoder, Posterior
 from inkwash.optim import Schedule
 from inkwash.training import TrainingError

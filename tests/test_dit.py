@@ -397,7 +397,7 @@ def test_what_cannot_be_taken_over_is_refused_by_name() -> None:
         weights = SMALL.build((4, 8, 8), given).state_dict()
         with pytest.raises(ValueError, match=rf"{name}.* has no place .*text, numbers, pictures beside x or jumps"):
             to_official(weights, (4, 8, 8), 2)
-        with pytest.raises(ValueError, match="text tokens too|jumps too"):
+        with pytest.raises(ValueError, match=r"text tokens too|jumps too"):
             diffusers_config(Layout(SMALL, (4, 8, 8), given, 1))
     with pytest.raises(ValueError, match="square pictures, and this one is built for 8x12"):
         diffusers_config(Layout(SMALL, (4, 8, 12), Given(), 1))

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from inkwash import pictures
-from inkwash.features.similarity import RANGE, WINDOW, ssim
 from inkwash.codec import LatentCodec, Pixels
 from inkwash.data import Dataset
+from inkwash.features.similarity import RANGE, WINDOW, ssim
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -119,8 +119,8 @@ class InLatents(Component):
 class Teacher(Component):
     """A trained model to learn from, besides the data or in their place.
 
-    run: its folder, or the run's. sha256: of all that it is; written down when a run begins, and no other is taken to go
-    on with it. sampler: how it is followed: its guidance, rule and interval become part of what is learned, and the
+    run: its folder, or the run's. sha256: of all that it is; written down when a run begins, and no other is taken to
+    go on with it. sampler: how it is followed: its guidance, rule and interval become part of what is learned, and the
     rest is how pairs are drawn; None: as the model says, without guidance. pairs: so many pictures of the teacher's,
     each with the noise it was drawn from, are trained on in place of the data; 0 trains on the data, with the teacher's
     velocities (an objective of `inkwash.fewstep`).
