@@ -505,7 +505,7 @@ def test_resolve_states_everything_and_a_recipe_tells_the_nets_apart() -> None:
         (lambda: UNet("tiny").build((1, 8, 8))(torch.zeros(1, 1, 8, 8), *[times(1)] * 2, text([[True]])), ["without"]),
         (
             lambda: SMALL.build((1, 8, 8), Given(tokens=5))(torch.zeros(1, 1, 8, 8), *[times(1)] * 2, text([[True]])),
-            ["width 5", "of width 6"],
+            ["width 5", "[1, 1, 6]"],
         ),
         (
             lambda: SMALL.build((1, 8, 8), Given(tokens=5))(torch.zeros(1, 1, 8, 8), *[times(1)] * 2, Condition()),

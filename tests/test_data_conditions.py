@@ -256,7 +256,7 @@ def test_grey_pictures_with_coloured_partners_keep_the_colours(tmp_path: Path, c
 
 def test_rows_carry_everything_and_mirror_what_is_shown(tmp_path: Path, cache: Path) -> None:
     source = folder(tmp_path / "a", pictures() | metadata(*({"angle": i, "label": i} for i in range(N))))
-    data = load(DataSpec(source, pairs=folder(tmp_path / "b", pictures(1)), vector=("angle",)))
+    data = load(DataSpec(source, pairs=folder(tmp_path / "b", pictures(1)), vector=("angle",), flip=True))
     train, held = split(data, 0.3, 0)
     stream = Stream(data, 3, train)
     rows = stream.rows(np.arange(2 * len(train)))

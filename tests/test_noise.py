@@ -138,7 +138,7 @@ def test_golden_values() -> None:
     assert u.tolist() == [0.17893146841678093, 0.30871764545087704]
     # Streams are numbers in every stored run: they are never dealt out again.
     older = {"EPS": 0, "TIME": 1, "DROP": 2, "STEP": 3, "START": 4}
-    newer = {"RENOISE": 5, "PROBE": 6, "BIN": 7, "BOUND": 8, "CHOICE": 9, "GRID": 10}
+    newer = {"RENOISE": 5, "PROBE": 6, "BIN": 7, "BOUND": 8, "CHOICE": 9, "GRID": 10, "SHOWN": 11, "MASK": 12}
     assert {s.name: int(s) for s in Stream} == older | newer
 
 

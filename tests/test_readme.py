@@ -77,5 +77,5 @@ def test_files_and_commands_named_exist(readme: str) -> None:
     from inkwash.cli.app import app
 
     known = get_command(app).commands  # type: ignore[attr-defined]
-    for command in re.findall(r"^\$ inkwash (\w+)", text, re.MULTILINE):
+    for command in re.findall(r"^\$ inkwash ([\w-]+)", text, re.MULTILINE):
         assert command in known, command
