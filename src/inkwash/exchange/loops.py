@@ -174,6 +174,7 @@ def run_{name}(*inputs):
 """
 
 _LOOP = """
+
 UNKNOWN = {
     "label": np.int64(-1),
     "tokens": np.float32(0),
