@@ -182,7 +182,7 @@ def test_size():
 
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    monkeypatch.setattr(harness, "GRACE", 1.0)  # a fork of a large process costs time of its own
+    monkeypatch.setattr(harness, "GRACE", 5.0)  # a fork of a large process costs time of its own
     project = Project(tmp_path, tmp_path / "src" / "tiny", tmp_path / "tests")
     project.package.mkdir(parents=True)
     project.tests.mkdir()
