@@ -33,6 +33,7 @@ def few_steps(
     from inkwash.cli.terminal import stages
     from inkwash.distilling.report import STUDENT_STEPS, TEACHER_CALLS, Contestant, measured, plot, sheet, table
     from inkwash.evaluation import about_model, evaluation_folder, real_side
+    from inkwash.kinds import in_text
     from inkwash.pictures import save_png
     from inkwash.pipeline import load
     from inkwash.recipes import read_recipe
@@ -47,7 +48,7 @@ def few_steps(
 
     def contestant(name: str, run: Path, steps: tuple[int, ...], how: str | None) -> Contestant:
         pipe = load(run, device=device, precision=precision, chunk=64)
-        own = how or pipe.config.sampling.method.kind
+        own = how or in_text(pipe.config.sampling.method)
         return Contestant(name, pipe, about_model(run, pipe), evaluation_folder(run), steps, own)
 
     models = [contestant("teacher", teacher, TEACHER_CALLS, sampler)]

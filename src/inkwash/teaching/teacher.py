@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -13,12 +11,10 @@ from torch import Tensor
 from inkwash.asking import differing, hideable
 from inkwash.data import Dataset
 from inkwash.data.dataset import Array
-from inkwash.features.weights import tensors_hash
 from inkwash.fewstep import Velocity
 from inkwash.guidance import Along, highest
-from inkwash.kinds import to_table
 from inkwash.model import Model
-from inkwash.modelfolder import Config
+from inkwash.modelfolder import Config, model_hash
 from inkwash.paths import Linear
 from inkwash.pipeline import Pipeline, load
 from inkwash.recipes import Teacher
@@ -79,14 +75,6 @@ def _sound(model: Model) -> float:
     return min(known, float(Linear().time(torch.tensor(157.0, dtype=torch.float64))))
 
 
-def _identity(pipe: Pipeline) -> str:
-    """SHA-256 of all that a model's answers depend on: its weights and its codec's, and what they mean."""
-    table = to_table(pipe.config)
-    meaning = {name: table.get(name) for name in ("net", "path", "target", "inputs", "codec", "classes", "conditions")}
-    weights = [tensors_hash(pipe.model.net.state_dict()), tensors_hash(pipe.codec.weights or {})]
-    return hashlib.sha256(json.dumps([weights, meaning], sort_keys=True).encode()).hexdigest()
-
-
 def find_teacher(wanted: Teacher, student: Config, device: torch.device, autocast: torch.dtype | None) -> Bound:
     """Load the teacher that a recipe names, to compute as its student does.
 
@@ -95,7 +83,7 @@ def find_teacher(wanted: Teacher, student: Config, device: torch.device, autocas
     """
     precision: Literal["fp32", "bf16"] = "fp32" if autocast is None else "bf16"
     pipe = load(wanted.run, device=str(device), precision=precision, chunk=64)
-    found = _identity(pipe)
+    found = model_hash(pipe.config, pipe.model)
     if wanted.sha256 not in (None, found):
         raise ValueError(
             f"The teacher in {wanted.run} is not the one this run was begun with: its SHA-256 is {found[:12]}, then "

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from inkwash import checkpoint
-from inkwash.data import Dataset, split
+from inkwash.data import Dataset
 from inkwash.data import Stream as Examples
 from inkwash.data import load as load_data
 from inkwash.device import out_of_memory
@@ -109,12 +109,11 @@ class _Loop:
         self.recipe = setup.recipe
         self.objective = setup.objective
         mine = setup.trained_on
-        seen, _ = split(setup.pictures, self.recipe.data.val_fraction, self.recipe.train.seed)
         self.examples = Examples(setup.dataset, self.recipe.train.seed, mine)
         self.validation = None if held_out is None else Validation(setup, held_out, (setup.dataset, mine))
         self.measure = None if held_out is None else Scheduled.of(setup, run.folder, held_out)
         self.notes: list[str] = [*setup.dataset.notes, *setup.notes]
-        self.asked = Asked.of(setup, held_out or (setup.pictures, seen))
+        self.asked = Asked.of(setup, held_out or (setup.pictures, setup.seen_rows))
         if self.measure is not None:
             self.notes.append(self.measure.cost)
         if self.recipe.train.snapshots and not state.series:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from inkwash.data import Dataset, split
+from inkwash.data import Dataset
 from inkwash.evaluation.evaluate import LEAST, evaluate
 from inkwash.evaluation.likelihood import weights_hash
 from inkwash.evaluation.record import Record, append
@@ -79,9 +79,7 @@ def against(setup: Setup, data: Dataset, rows: np.ndarray) -> Compare:
     wanted = setup.recipe.evaluation
     chosen: Any = wanted.features
     if isinstance(chosen, Classifier) and not chosen.weights:
-        recipe = setup.recipe
-        mine, _ = split(setup.pictures, recipe.data.val_fraction, recipe.train.seed)
-        file = classifier_file(data, setup.pictures, rows=mine)
+        file = classifier_file(data, setup.pictures, rows=setup.seen_rows)
         if file is None:
             raise ValueError(
                 'evaluation.features = "classifier" needs labelled pictures of two classes or more, and '

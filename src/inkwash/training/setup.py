@@ -74,9 +74,12 @@ class Setup:
     @property
     def trained_on(self) -> np.ndarray:
         """The rows of `dataset` that are trained on: those that are not held out, or all pairs of a teacher."""
-        if self.dataset.noise is not None:
-            return np.arange(len(self.dataset))
-        return split(self.dataset, self.recipe.data.val_fraction, self.recipe.train.seed)[0]
+        return self.seen_rows if self.dataset.noise is None else np.arange(len(self.dataset))
+
+    @property
+    def seen_rows(self) -> np.ndarray:
+        """The rows of `pictures` that are not held out."""
+        return split(self.pictures, self.recipe.data.val_fraction, self.recipe.train.seed)[0]
 
     @property
     def rates(self) -> dict[str, float]:
