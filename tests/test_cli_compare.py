@@ -229,6 +229,38 @@ def test_the_pictures_are_those_a_pipeline_draws_and_the_calls_those_it_makes() 
     assert settings["compared"][0]["seconds"] == round(found[0].seconds, 4)
 
 
+def test_scales_and_rules_of_guidance_have_a_row_each() -> None:
+    pipe = pipeline()
+    weak = pipeline(classes=("cat", "dog"))
+    with torch.no_grad():
+        next(weak.model.net.parameters()).mul_(0.5)
+    these = ways(pipe, ["ddim"], [2], guidance=[1, 4, 4.0], rules=["cfg", "rescaled"], interval="0,5", weak=False)
+    assert [way.row for way in these] == [
+        "ddim, guidance 1, cfg",
+        "ddim, guidance 1, rescaled",
+        "ddim, guidance 4, cfg",
+        "ddim, guidance 4, rescaled",
+    ]
+    found = draw(pipe, these, 2, label="dog")
+    for one, (scale, rule) in zip(found, [(1, "cfg"), (1, "rescaled"), (4, "cfg"), (4, "rescaled")], strict=True):
+        alone = pipe(2, label="dog", sampler="ddim", steps=2, guidance=scale, rule=rule, interval=(0, 5))
+        np.testing.assert_array_equal(one.samples.array, alone.array)
+    assert len({one.samples.array.tobytes() for one in found}) == 3  # at 1 no rule does anything
+    settings = settings_of(found)
+    assert "guidance" not in settings and "rule" not in settings and settings["interval"] == [0, 5]
+    assert [(c["guidance"], c.get("rule", {}).get("kind")) for c in settings["compared"]] == [
+        (1, None),
+        (1, "rescaled"),
+        (4, None),
+        (4, "rescaled"),
+    ]
+    (away,) = draw(pipe, ways(pipe, ["ddim"], [2], guidance=2, weak=True), 2, label="dog", weak=weak)
+    alone = pipe(2, label="dog", sampler="ddim", steps=2, guidance=2, weak=weak)
+    np.testing.assert_array_equal(away.samples.array, alone.array)
+    with pytest.raises(ComparisonError, match="guidance = 1 is off"):
+        ways(pipe, ["ddim"], [2], guidance=[2, 1], weak=True)
+
+
 def test_the_sheet_has_each_ways_pictures_in_its_place_and_its_figures_under_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -323,6 +355,17 @@ def test_compare_writes_a_sheet_and_says_the_same(inkwash_: Any, tmp_path: Path)
     assert [c["grid"]["kind"] for c in settings["compared"]] == ["even", "karras"] * 3
     assert [c["sampler"]["kind"] for c in settings["compared"]] == ["heun", "heun", "dpm++", "dpm++", "ddim", "ddim"]
     assert {c["calls"] for c in settings["compared"]} == {3} and settings["guidance"] == 1.0
+
+    said = inkwash_(
+        "compare", "pictures", "-n", "1", "--sampler", "ddim", "--steps", "2", "--guidance", "2,4", "--rule", "apg",
+        "--interval", "0.3,5", "--weak", "pictures", "--out", "scales.png",
+    )  # fmt: skip
+    assert said.status == 0, said.err
+    settings = read_settings(tmp_path / "scales.png")
+    assert [c["guidance"] for c in settings["compared"]] == [2, 4] and settings["rule"]["kind"] == "apg"
+    assert settings["interval"] == [0.3, 5] and "weak" in settings
+    said = inkwash_("compare", "pictures", "--guidance", "2,much", "--rule", "agp")
+    assert said.status == 2 and "--guidance 2,much must be a number" in said.err and "Did you mean apg" in said.err
 
     said = inkwash_("compare", "points", "-n", "50", "--sampler", "rk45", "--out", "points.png")
     assert said.status == 0 and said.out.splitlines()[1].split()[1] == "own"

@@ -1,4 +1,4 @@
-"""The same pictures drawn in several ways: each sampler with each number of steps, with its seconds and its calls."""
+"""The same pictures drawn in several ways: samplers, guidance, numbers of steps, with seconds and calls."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from inkwash import pictures
 from inkwash.grids import AnyGrid, Listed
+from inkwash.guidance import AnyRule
 from inkwash.kinds import from_text, in_text
 from inkwash.pipeline import Pipeline
 from inkwash.samplers import AnySampler
@@ -64,10 +65,13 @@ def ways(
     *,
     by: Literal["steps", "calls"] = "steps",
     grids: Sequence[str] = (),
-    guidance: float | None = None,
+    guidance: float | Sequence[float] | None = None,
+    rules: Sequence[str] = (),
+    **changes: Any,
 ) -> list[Way]:
-    """Every sampler on every grid (by default the model's own) with every count, tried without the network.
+    """Every sampler on every grid, at every guidance, by every rule, with every count, tried without the network.
 
+    What is not given is the model's own. changes: others of its settings, as `Pipeline.settings` takes them, for all.
     by: what the counts say: steps, or calls, where a sampler takes as many steps as make that many calls or just fewer.
     A sampler that chooses its own steps, and a listed grid, which has its own, come once, and so does what is asked
     for twice. Raises ComparisonError.
@@ -77,18 +81,24 @@ def ways(
         mistakes.append(f"{by} = {', '.join(map(str, wrong))}: a sampler needs at least 1.")
     if many := [n for n in counts if n > MOST_STEPS]:
         mistakes.append(f"{by} = {', '.join(map(str, many))}: at most {MOST_STEPS} can be compared.")
-    for what, union, texts in (("sampler", AnySampler, samplers), ("grid", AnyGrid, grids)):
+    for what, union, texts in (("sampler", AnySampler, samplers), ("grid", AnyGrid, grids), ("rule", AnyRule, rules)):
         for text in texts:
             _noted(mistakes, from_text, union, text, what)
-    _noted(mistakes, pipe.settings, guidance=guidance)
+    one = guidance is None or isinstance(guidance, int | float)
+    scales = [None if guidance is None else float(guidance)] if one else list(dict.fromkeys(guidance))  # type: ignore[arg-type]
+    for scale in scales:
+        _noted(mistakes, pipe.settings, guidance=scale, **changes)
     if mistakes:
         raise ComparisonError(mistakes)
     found: list[Way] = []
     spacings: list[str | None] = [*_once(AnyGrid, grids)] or [None]
+    manners: list[str | None] = [*_once(AnyRule, rules)] or [None]
     counts = list(dict.fromkeys(counts))
-    for sampler, grid in product(_once(AnySampler, samplers), spacings):
+    for sampler, grid, scale, rule in product(_once(AnySampler, samplers), spacings, scales, manners):
         row = sampler if len(spacings) < 2 else f"{sampler} on {grid}"
-        own = pipe.settings(sampler=sampler, grid=grid, guidance=guidance)
+        row += f", guidance {scale:g}" if len(scales) > 1 else ""
+        row += f", {rule}" if len(manners) > 1 else ""
+        own = pipe.settings(sampler=sampler, grid=grid, guidance=scale, rule=rule, **changes)
         if (alone := _noted(mistakes, _has_own_steps, pipe, own)) is not None:
             tried = [_noted(mistakes, _way, pipe, row, own, n, by) for n in ([None] if alone else counts)]
             found += [way for way in tried if way is not None]
@@ -108,7 +118,7 @@ def draw(
 ) -> list[Drawn]:
     """n samples in each way, all from the same noise, and asked for the same.
 
-    told: label, prompt, vector, image ..., as in a pipeline's call. The network is run once before the clock is looked
+    told: label, prompt, vector, weak ..., as in a pipeline's call. The network is run once before the clock is looked
     at. Raises ValueError for what the model does not take.
     """
     found = []
@@ -188,10 +198,13 @@ def comparison(
 
 def settings_of(found: Sequence[Drawn]) -> dict[str, Any]:
     """Everything needed to draw the comparison again, and what was measured."""
-    common = {k: v for k, v in found[0].samples.settings.items() if k not in ("sampler", "steps", "grid")}
+    each = [one.samples.settings for one in found]
+    guided = {k for k in ("guidance", "rule") if any(s.get(k) != each[0].get(k) for s in each)}
+    varied = {"sampler", "steps", "grid", *guided}
+    common = {k: v for k, v in each[0].items() if k not in varied}
     return common | {
         "compared": [
-            {k: one.samples.settings[k] for k in ("sampler", "steps", "grid")}
+            {k: v for k, v in one.samples.settings.items() if k in varied}
             | {"calls": one.calls, "seconds": round(one.seconds, 4)}
             for one in found
         ]

@@ -1,4 +1,4 @@
-"""`inkwash compare`: samplers side by side, at several numbers of steps."""
+"""`inkwash compare`: samplers and guidance side by side, at several numbers of steps."""
 
 from __future__ import annotations
 
@@ -27,14 +27,31 @@ def compare(
     ] = None,
     prompt: Annotated[list[str] | None, _what(help="A text, repeatable: they go round (default: no text).")] = None,
     negative: Annotated[str | None, _what(help="A text to keep away from, by guidance.")] = None,
+    also: Annotated[
+        list[str] | None, _what(help="A further text and its weight, repeatable: 'snow=2'; below 0 keeps away.")
+    ] = None,
     vector: Annotated[
         list[str] | None, _what(help="A number by name, repeatable: angle=30, or a sweep: angle=0:90.")
     ] = None,
     image: Annotated[
         str | None, _what(help="What the model is shown: a picture, a folder of them, or an .npy array.")
     ] = None,
+    mask: Annotated[Path | None, _what(help="With --image, to fill it in: a picture, white where to paint.")] = None,
     guidance: Annotated[
-        float | None, _what(help="How strictly to follow what is asked for; 1 is off (default: the model's).")
+        str | None,
+        _what(
+            help="How strictly to follow what is asked for; 1 is off; with commas a row each (default: the model's)."
+        ),
+    ] = None,
+    rule: Annotated[
+        str | None,
+        _how(help="How guidance is done: cfg, rescaled, apg, cfg-zero; with commas a row for each (default: cfg)."),
+    ] = None,
+    interval: Annotated[
+        str | None, _how(help="LOW,HIGH of sigma/alpha, outside of which guidance is off (default: always on).")
+    ] = None,
+    weak: Annotated[
+        str | None, _how(help="A weaker model to push away from: a run, or RUN@STEP for an earlier step of one.")
     ] = None,
     seed: Annotated[int, _what(help="Other seeds, other pictures.")] = 0,
     sampler: Annotated[
@@ -60,19 +77,24 @@ def compare(
         Path | None, _where(help="The sheet (default: compare.png, or compare-2.png ... in this folder).")
     ] = None,
 ) -> None:
-    """Draw the same pictures with several samplers and numbers of steps, side by side.
+    """Draw the same pictures with several samplers, numbers of steps and scales of guidance, side by side.
 
     All start from the same noise, with the same labels. Under each stand the network's calls for a picture and the
     seconds for all of the cell. The settings are written into the PNG.
 
     inkwash compare runs/demo --sampler heun,dpm++,'ddim(eta=0.5)' --calls 5,10,20
+
+    inkwash compare runs/demo --sampler heun --steps 20 --guidance 1,2,4,7.5
     """
     mistakes = [*mistakes_so_far(ctx), *check_ending(out, ".png", "--out")]
     if steps is not None and calls is not None:
         mistakes.append(f"--steps {steps} and --calls {calls} both say how many. Give one of them.")
     by: Literal["steps", "calls"] = "steps" if calls is None else "calls"
     counts = _numbers(calls or steps or "5,10,20", f"--{by}", mistakes)
-    said = wishes(mistakes, label=label, prompt=prompt, negative=negative, vector=vector, image=image)
+    scales = _scales(guidance, mistakes)
+    said = wishes(
+        mistakes, label=label, prompt=prompt, negative=negative, also=also, vector=vector, image=image, mask=mask
+    )
 
     from inkwash.asking import Ask, find_class
     from inkwash.cli.terminal import bar
@@ -90,8 +112,9 @@ def compare(
     except ValueError as error:
         refuse([*mistakes, str(error)])
         raise
+    how = {"interval": interval, "weak": weak is not None, "negative": negative is not None, "also": bool(said.also)}
     try:
-        these = ways(pipe, samplers, counts, by=by, grids=grids, guidance=guidance)
+        these = ways(pipe, samplers, counts, by=by, grids=grids, guidance=scales, rules=split_texts(rule or ""), **how)
     except ComparisonError as error:
         mistakes += error.mistakes
     classes, count = pipe.config.classes, n or (2000 if len(pipe.config.shape) == 1 else 6)
@@ -110,16 +133,19 @@ def compare(
     if points and pipe.config.shape != (2,):
         mistakes.append(f"Vectors of {pipe.config.shape[0]} numbers have no picture to compare.")
     refuse(mistakes)
+    if weak is not None:
+        asked["weak"] = load(weak, device=device, precision=precision, trust=trust, chunk=pipe.chunk)
 
     with bar("Sampling") as told:
         found = draw(pipe, these, count, seed=seed, watch=told, **asked)
     settings = settings_of(found)
     what = some(count, "point" if points else "picture")
-    scale = settings["guidance"]
+    scale = settings.get("guidance")
     within = (
         "" if settings.get("interval") is None else " for sigma/alpha from {:g} to {:g}".format(*settings["interval"])
     )
-    guided = "" if scale == 1 else f"guidance {scale:g}: a call{within} runs the network twice · "
+    what_scale = "guidance" if scale is None else f"guidance {scale:g}"
+    guided = "" if scale == 1 else f"{what_scale}: a call{within} runs the network twice · "
     note = f"{guided}seconds for the {what} of a cell on {settings['device']}, {precision} · seed {seed}"
     out = out or free_name(Path("compare.png"))
     save_png(comparison(found, by, title=run.resolve().name, note=note), out, settings)
@@ -134,6 +160,17 @@ def _numbers(text: str, option: str, mistakes: list[str]) -> list[int]:
         return sorted(set(map(int, parts)))
     mistakes.append(f"{option} {text} must be whole numbers from 1 on, with commas, as in 5,10,20.")
     return []
+
+
+def _scales(text: str | None, mistakes: list[str]) -> list[float] | None:
+    """Scales of guidance, as in 1,2,4; None for the model's."""
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        mistakes.append(f"--guidance {text} must be a number, or several with commas, as in 1,2,4.")
+        return None
 
 
 def _table(found: list[Drawn], n: int) -> str:
