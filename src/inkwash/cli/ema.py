@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,6 +10,7 @@ import typer
 
 from inkwash.cli.command import mistakes_so_far, refuse
 from inkwash.cli.terminal import stages
+from inkwash.cli.told import sampling_line
 from inkwash.cli.words import columns, say, table
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def _write(rebuilt: Rebuilt, folder: Path, measured: str) -> None:
             }
         )
     )
-    say(f"Next:\n  inkwash sample {shlex.quote(str(folder))}")
+    say(f"Next:\n  {sampling_line(folder)}")
 
 
 def _place(run: Path, rebuilt: Rebuilt, step: int | None) -> Path:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from inkwash.cli.told import sampling_line
 from inkwash.cli.words import say
 
 _what, _where = (partial(typer.Option, rich_help_panel=name) for name in ("What", "Where to"))
@@ -55,4 +55,4 @@ def pull(
 
     folder = pull(name, out, revision=revision, trust=trust)
     say(f"The model is in {folder}.")
-    say(f"Next:\n  inkwash sample {shlex.quote(str(folder))}")
+    say(f"Next:\n  {sampling_line(folder)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,14 @@ def in_words(conditions: Conditions | None) -> dict[str, str]:
     if (image := conditions.image) is not None:
         words["picture"] = f"{in_text(image.task)}, {_hidden(image.dropout)}"
     return words
+
+
+def sampling_line(folder: Path) -> str:
+    """The command that draws from the model in a folder, with what it must be told."""
+    from inkwash.asking import options
+    from inkwash.modelfolder import find_model, read_config
+
+    return f"inkwash sample {shlex.quote(str(folder))}{options(read_config(find_model(folder), trust=True))}"
 
 
 def _hidden(dropout: float) -> str:

@@ -14,7 +14,7 @@ import typer
 from inkwash.cli.command import mistakes_so_far, refuse
 from inkwash.cli.costs import costs
 from inkwash.cli.terminal import Stopper, bar, counted, live
-from inkwash.cli.told import told
+from inkwash.cli.told import sampling_line, told
 from inkwash.cli.words import duration, frame_of, say, some, table
 
 if TYPE_CHECKING:
@@ -260,12 +260,7 @@ def finish(folder: Path, last: Progress | None, recipe: Recipe) -> None:
             }
         )
     )
-    say("Next:")
-    from inkwash.asking import options
-    from inkwash.modelfolder import find_model, read_config
-
-    quoted, needed = shlex.quote(str(folder)), options(read_config(find_model(folder), trust=True))
-    say(f"  inkwash sample {quoted}{needed} --gif denoising.gif\n  inkwash info {quoted}")
+    say(f"Next:\n  {sampling_line(folder)} --gif denoising.gif\n  inkwash info {shlex.quote(str(folder))}")
 
 
 def stopped(folder: Path, spent: str, again: str) -> bool:
