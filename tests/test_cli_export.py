@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
 import warnings
 from collections.abc import Iterator
-import shutil
 from pathlib import Path
 from typing import Any
 
