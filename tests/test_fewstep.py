@@ -197,6 +197,14 @@ def test_times_are_pairs_of_independent_draws_with_their_share_equal() -> None:
     t, s = Consistency().pairs(batch, noise, truth())
     assert torch.equal(t, draw(LogitNormal(0.0, 1.2), batch, noise, Linear()))
     assert not s.any()
+    t, s = SoFlow(times=Uniform(), steps=(1, 4)).pairs(batch, noise, truth())
+    assert torch.equal(t, draw(Uniform(), batch, noise, Linear()))
+    ends = torch.stack([torch.zeros_like(t), ((4 * t).ceil() - 1) / 4])
+    assert bool((s == ends).any(0).all()) and bool((s < t).all())
+    quarter = (s == ends[1]) & (t > 0.25)  # below 1/4 a whole and a fourth end alike
+    assert int(quarter.sum()) == pytest.approx(0.75 * 500, abs=30)
+    with pytest.raises(ValueError, match="whole numbers from 1"):
+        SoFlow(steps=(4, 0))
     t, s = Shortcut(finest=8).pairs(batch, noise, truth())
     size = t - s
     assert set(size.tolist()) == {1.0, 0.5, 0.25}
@@ -255,12 +263,13 @@ class Affine(nn.Module):
     "loss",
     [
         SoFlow(gap=0.2, last=0.05, same=0.25, times=Uniform(), power=0.0),
+        SoFlow(gap=0.2, last=0.01, steps=(1, 2), same=0.25, times=Uniform(), power=0.0),
         Consistency(gap=0.2, last=0.01, times=Uniform(), power=0.0),
         MeanFlow(times=Uniform(), power=0.0),
         MeanFlow("example", "differences", times=Uniform(), power=0.0),
         Shortcut(same=0.5),
     ],
-    ids=["soflow", "consistency", "meanflow", "meanflow-differences", "shortcut"],
+    ids=["soflow", "soflow-steps", "consistency", "meanflow", "meanflow-differences", "shortcut"],
 )
 def test_a_linear_network_learns_the_flow_map(loss: FlowMap) -> None:
     """Trained with the teacher's velocity, its one jump from noise to data is the flow map's: mean mu, deviations."""

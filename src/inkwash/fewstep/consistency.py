@@ -55,16 +55,34 @@ class SoFlow(_Closing):
     """Solution consistency between any two times: u(x, t, s) = r·v + (1 - r)·u(x_l, l, s), l = t + (s - t)·r.
 
     Luo et al. 2025 (SoFlow); Zhang et al. 2025 (alpha-Flow) arrive at it from MeanFlow, which is its limit r -> 0, as
-    flow matching is r = 1. See `FlowMap` and `composed`; gap is r at the beginning, last at the end.
+    flow matching is r = 1. See `FlowMap` and `composed`; gap is r at the beginning, last at the end. steps: learn only
+    the jumps that samplers of so many even steps are made of, each number equally often: from any t to the next i/k
+    below it (multistep consistency, Heek et al. 2024); (): between any two times. Raises ValueError for steps below 1.
     """
 
     gap: float = 0.1
     last: float = 0.02
+    steps: tuple[int, ...] = ()
     times: AnyDensity = field(default_factory=lambda: LogitNormal(-0.2, 1.0))
     same: float = 0.5
     begin: float = 0.0
     power: float = 0.5
     kind: Literal["soflow"] = field(default="soflow", kw_only=True, repr=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps and min(self.steps) < 1:
+            raise ValueError(f"steps = {list(self.steps)} must be whole numbers from 1 on. Usual are 1, 2 and 4.")
+
+    def pairs(self, batch: Batch, noise: Noise, model: Model) -> tuple[Tensor, Tensor]:
+        """Any two times; of `steps`, t as drawn and the end of the step that it lies in."""
+        if not self.steps:
+            return super().pairs(batch, noise, model)
+        t = draw(self.times, batch, noise, model.path)
+        counts = torch.tensor(self.steps, dtype=torch.float64)
+        which = draw(Uniform(), batch, noise, model.path, which=1)
+        k = counts[(which * len(counts)).long().clamp(max=len(counts) - 1)]
+        return t, ((t * k).ceil() - 1).clamp(min=0) / k
 
 
 @dataclass(frozen=True)
