@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path as File
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -28,8 +29,22 @@ def split_step(run: str | File) -> tuple[str | File, int | None]:
     return found[1], int(re.sub("[,_]", "", found[2]))
 
 
+class Kept(NamedTuple):
+    """What a run keeps of a step: the weights of an average, its length, and how far the training was."""
+
+    weights: Mapping[str, Tensor]
+    ema: float
+    trained: dict[str, float]
+
+
 def weights_at(run: str | File, step: int, config: Config) -> tuple[Config, Mapping[str, Tensor]]:
-    """The average kept at a step whose length is nearest to the model's own, and the config of that model.
+    """What `kept_at` finds for the model of this config, and the config of the model that it is."""
+    kept = kept_at(run, step, config.ema)
+    return replace(config, trained=kept.trained, ema=kept.ema), kept.weights
+
+
+def kept_at(run: str | File, step: int, ema: float | None) -> Kept:
+    """The average kept at a step whose length is nearest to `ema`, the model's own; None: the shortest.
 
     Snapshots are kept in float16. Raises ValueError, naming the nearest steps, where none was kept.
     """
@@ -44,10 +59,10 @@ def weights_at(run: str | File, step: int, config: Config) -> tuple[Config, Mapp
     place, table = kept[step]
     about = json.loads(checkpoint.load_text(place, table))
     lengths: dict[str, float] = about.get("lengths") or {"ema": 0.0}  # older checkpoints keep the run's own alone
-    own = config.ema or min(lengths.values())
+    own = ema or min(lengths.values())
     name = min(lengths, key=lambda one: abs(lengths[one] - own))
     weights = checkpoint.load(place, [f"{name}.safetensors"]).tensors[name]
-    return replace(config, trained=about.get("trained", {}), ema=lengths[name]), weights
+    return Kept(weights, lengths[name], about.get("trained", {}))
 
 
 def _steps(place: File) -> dict[int, File]:

@@ -14,7 +14,7 @@ import difflib
 import json
 import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from importlib import import_module
 from operator import attrgetter
@@ -61,6 +61,15 @@ def to_table(component: Any) -> dict[str, Any]:
     names = [f.name for f in fields(component) if not (foreign and f.name == "kind")]
     plain = {n: _plain(v) for n in names if (v := getattr(component, n)) is not None}
     return {"kind": _name(type(component))} | plain if foreign else plain
+
+
+def foreign(table: Mapping[str, Any]) -> Iterator[str]:
+    """The kinds in a component's table that are code from outside the package."""
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from foreign(value)
+        elif key == "kind" and ":" in str(value):
+            yield str(value)
 
 
 def from_table(annotation: Any, table: Any, *, trust: bool = False) -> Any:

@@ -43,7 +43,8 @@ class Config(Component):
     data set's name; trained: steps, images and seconds of training so far; learned_variance: see `Model`; ema: the
     length of the average the weights are, a share of the run (sigma_rel), None where unknown; jumps: it knows mean
     velocities between two times (`Model`); label_dropout: the share of labels that training hid, 0.1 in older models.
-    Raises ValueError for latents that sampling clips.
+    Raises ValueError for latents that sampling clips, and for sampling with a guidance that it is told and has not
+    learned.
     """
 
     shape: tuple[int, ...]
@@ -68,6 +69,8 @@ class Config(Component):
                 "sampling.clip keeps x0 within [-1, 1], the range of pixels, and this model's x0 are latents of "
                 "deviation 1, which are often beyond. Use clip = false."
             )
+        if self.conditions.guidance is not None:
+            self.conditions.guidance.check(self.sampling.guidance)
 
     @property
     def pictures(self) -> tuple[int, ...]:
@@ -82,7 +85,7 @@ class Config(Component):
             classes=len(self.classes),
             tokens=told.text.encoder.width if told.text else 0,
             jumps=self.jumps,
-            vector=len(told.vector.names) if told.vector else 0,
+            vector=len(told.numbers.names) if told.numbers else 0,
             image=self.shape[0] if told.image else 0,
         )
 
@@ -250,6 +253,8 @@ def _asked(config: Config) -> list[str]:
     ways |= {"prompt": "A text"} if told.text else {}
     ways |= {"vector": "Numbers, any of them"} if told.vector else {}
     ways |= {"image": f"A picture ({in_text(told.image.task)})"} if told.image else {}
+    if (scale := told.guidance) is not None:
+        ways["guidance"] = f"The scale of guidance it was taught with, {scale.low:g} to {scale.high:g}"
     if not ways:
         return []
     listed = [
@@ -272,5 +277,6 @@ def _example(config: Config, name: str) -> str:
         "prompt": '"what the picture shows"',
         "vector": json.dumps({name: round(mean, 3) for name, mean in means}),
         "image": '"picture.png"',
+        "guidance": f"{config.sampling.guidance:g}",
     }
     return f"{name}={values[name]}"

@@ -37,6 +37,7 @@ class Stream(IntEnum):
     GRID = 10  # the noise of the validation loss
     SHOWN = 11  # noise on a picture that a model is shown
     MASK = 12  # which part of it is hidden
+    SCALE = 13  # the scale of guidance that an example is taught with
 
 
 def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

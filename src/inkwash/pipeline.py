@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from inkwash._version import __version__
-from inkwash.asking import Ask, check_alike, encoder_of, hideable, takes
+from inkwash.asking import Ask, check_alike, check_guidance, encoder_of, hideable
 from inkwash.codec import Codec
+from inkwash.conditions import Told
 from inkwash.device import pick_device
 from inkwash.drive import Watch, drive
 from inkwash.earlier import split_step, weights_at
@@ -111,14 +112,14 @@ class Pipeline:
         that is asked for nothing, every class is drawn in turn.
 
         How: steps: a number, or a decreasing list of times within [0, 1]; sampler: an instance or its name ("heun",
-        "dpm++(order=3)"); eta: of DDIM, which it implies; guidance: 1 is off; rule: how it is done ("apg"); interval:
-        of sigma/alpha, outside of which it is off; weak: another model, a run's folder, or RUN@STEP for an earlier step
-        of one, to push away from; grid: which times are visited ("karras"); path: another one to sample along ("ve");
-        size: of the pictures, (height, width), or one number for both; the network has learned that of training, the
-        default, and draws others as it can; first: the number of the first: 64 from 1000 on are the last 64 of 1064;
-        batch_size: how many are in flight at once (memory only: it changes no bit); edit: start from a picture, or keep
-        to one (`inkwash.edit`); watch is told the fraction done after every call; trace sees each query and answer of
-        the first batch.
+        "dpm++(order=3)"); eta: of DDIM, which it implies; guidance: 1 is off; a student that is told it takes those
+        it learned; rule: how it is done ("apg"); interval: of sigma/alpha, outside of which it is off; weak: another
+        model, a run's folder, or RUN@STEP for an earlier step of one, to push away from; grid: which times are visited
+        ("karras"); path: another one to sample along ("ve"); size: of the pictures, (height, width), or one number for
+        both; the network has learned that of training, the default, and draws others as it can; first: the number of
+        the first: 64 from 1000 on are the last 64 of 1064; batch_size: how many are in flight at once (memory only: it
+        changes no bit); edit: start from a picture, or keep to one (`inkwash.edit`); watch is told the fraction done
+        after every call; trace sees each query and answer of the first batch.
 
         What is None comes from the model's own settings. Raises ValueError for what does not fit the model, saying what
         it takes.
@@ -138,6 +139,8 @@ class Pipeline:
         )  # fmt: skip
         shape = self._shape(size)
         asked = ask.understood(self.config, n, first, self.config.codec.pictured(shape), self._read)
+        if (told_scale := self.config.conditions.guidance) is not None:
+            told_scale.check_told(asked.told, guidance)
         edit = edit or Edit()
         refuse_pictures(edit, self.config.codec.pictured(shape), shape)
         times = edit.times(own.times(self.model.path, edit.time))
@@ -208,7 +211,7 @@ class Pipeline:
         does, and for a sampler that draws noise.
         """
         n, trained = len(x0), self.model.path
-        own = self.settings(steps=steps, sampler=sampler, guidance=1.0, grid=grid, path=path)
+        own = self.settings(steps=steps, sampler=sampler, guidance=self.unguided, grid=grid, path=path)
         ask = Ask(label, prompt, None, None, vector, image, mask, cond)
         if ask.label == -1 and (not self.config.classes or cond is not None):
             ask = replace(ask, label=None)
@@ -234,11 +237,26 @@ class Pipeline:
         times = own.times(self.model.path).expand(-1, len(rows))
         return self._draw(rows, self.config.shape, cond, own, None, Edit(), times, Philox(seed, rows), None)
 
+    def guided(self, own: Sampling, trained: Path, denoiser: Denoiser, weak: Denoiser | None = None) -> Denoiser:
+        """This model's answers with the guidance of these settings: pushed, or told the scale where it is told it.
+
+        trained: the path of the queries, unless the settings name one.
+        """
+        if (told := self.config.conditions.guidance) is not None:
+            return Told(denoiser, told.standard(own.guidance))
+        return own.guided(denoiser, hideable(self.config), trained, weak)
+
+    @property
+    def unguided(self) -> float:
+        """The scale at which it is drawn without guidance: 1, or the nearest of those that it learned to be told."""
+        told = self.config.conditions.guidance
+        return 1.0 if told is None else told.nearest(1.0)
+
     def _denoiser(self, own: Sampling, weak: Pipeline | None, times: Tensor, x: Tensor) -> Denoiser:
         """The model asked as these settings say, whole chunks of rows like x's at these times [N]."""
         path = own.path or self.model.path
         both = [_along(model, path, times, x) for model in (self.model, *([] if weak is None else [weak.model]))]
-        denoiser: Denoiser = own.guided(both[0], hideable(self.config), self.model.path, *both[1:])
+        denoiser = self.guided(own, self.model.path, *both)
         if (text := self.config.conditions.text) is not None and text.length is not None:
             denoiser = Fitted(denoiser, text.length, text.encoder.max_tokens)
         return Chunked(denoiser, self.chunk)
@@ -271,18 +289,8 @@ class Pipeline:
         texts to follow, which is guidance at every scale.
         """
         own = self.config.sampling.changed(**changes)
-        if (own.guidance != 1 or also) and not (hideable(self.config) or weak or negative):
-            whose = " (the model's own setting)" if changes.get("guidance") is None else ""
-            what, fix = f"guidance = {own.guidance}{whose}", "Use guidance = 1"
-            if own.guidance == 1:
-                what, fix = "also", "Leave it out"
-            raise ValueError(
-                f"{what} needs a model with classes, or with another condition that training hides at times, or a "
-                f"weaker model or a negative text to push away from. {takes(self.config)} {fix}."
-            )
-        away = (("weak", weak), ("negative", negative))
-        for name in [name for name, given in away if given and own.guidance == 1 and not also]:
-            raise ValueError(f"{name} is what guidance pushes away from, and guidance = 1 is off. Try guidance = 2.")
+        whose = " (the model's own setting)" if changes.get("guidance") is None else ""
+        check_guidance(self.config, own, weak=weak, negative=negative, also=also, whose=whose)
         return own
 
     def described(self, own: Sampling) -> dict[str, Any]:

@@ -215,13 +215,14 @@ class Steered(Condition):
     """A condition with more of what guidance works with: what it pushes away from, and what else it pushes towards.
 
     base: instead of the condition's null, such as a negative prompt; others, weights [B, K]: K further conditions and
-    how strongly each is followed. A denoiser without guidance sees the condition alone. Only rows are taken of it
-    (`map`); it is not joined to others.
+    how strongly each is followed; scale [B]: of every row's guidance, instead of one for all. A denoiser without
+    guidance sees the condition alone. Only rows are taken of it (`map`); it is not joined to others.
     """
 
     base: Condition | None = None
     others: tuple[Condition, ...] = ()
     weights: Tensor | None = None
+    scale: Tensor | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -235,12 +236,13 @@ class Steered(Condition):
             raise ValueError(f"{len(self.others)} further conditions have {given} weights. Each needs one: [B, K].")
 
     def map(self, f: Callable[[Tensor], Tensor]) -> Steered:
-        """Apply f to every tensor of every condition, and to the weights."""
+        """Apply f to every tensor of every condition, to the weights and to the scale."""
         return Steered(
             **{n: None if v is None else f(v) for n, v in self._items()},
             base=None if self.base is None else self.base.map(f),
             others=tuple(c.map(f) for c in self.others),
             weights=None if self.weights is None else f(self.weights),
+            scale=None if self.scale is None else f(self.scale),
         )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import is_dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from inkwash.conditions import ByText
 from inkwash.modelfolder import Config
+from inkwash.types import CONDITIONS
 
 
 def check_alike(mine: Config, weak: Config) -> None:
@@ -27,11 +28,9 @@ def differing(mine: Config, other: Config) -> str | None:
 
 def _identity(config: Config) -> dict[str, Any]:
     """What must be the same; how often each condition was hidden may differ, and where a text encoder lies."""
-    told = {name: way and replace(way, dropout=0.0) for name, way in vars(config.conditions).items() if _way(way)}
+    told: dict[str, Any] = {name: getattr(config.conditions, name) for name in CONDITIONS[1:]}
+    told = {name: way and replace(way, dropout=0.0) for name, way in told.items()}
+    told |= {"guidance": config.conditions.guidance}
     if (text := config.conditions.text) is not None:
         told["text"] = ByText(text.encoder) if text.sha256 is None else (text.sha256, text.encoder.max_tokens)
     return {"shape": config.shape, "codec": config.codec, "classes": config.classes, "conditions": told}
-
-
-def _way(value: Any) -> bool:
-    return value is None or is_dataclass(value)

@@ -103,8 +103,8 @@ class Ask:
             return len(_rows(self.cond))
         listed = [v for v in (self.label, self.prompt, self.negative) if _several(v)]
         counts = [len(v) for v in listed]  # type: ignore[arg-type]
-        if self.vector is not None and config.conditions.vector:
-            counts += [len(x) for x, many in [numbers(self.vector, config.conditions.vector)] if many]
+        if self.vector is not None and config.conditions.numbers:
+            counts += [len(x) for x, many in [numbers(self.vector, config.conditions.numbers)] if many]
         if self.image is not None and config.conditions.image:
             shown = [(self.image, "image"), *([] if self.mask is None else [(self.mask, "mask")])]
             counts += [len(found.pictures) for found in (opened(*one) for one in shown) if found.many]
@@ -144,13 +144,13 @@ class Ask:
             if self.prompt is not None:
                 words.append([self.prompt] * n if isinstance(self.prompt, str) else list(self.prompt))
         vector = None
-        if conditions.vector:
-            known, many = numbers({} if self.vector is None else self.vector, conditions.vector)
+        if (way := conditions.numbers) is not None:
+            known, many = numbers({} if self.vector is None else self.vector, way)
             known = _for_each(known, many, "vectors", n)
-            vector = conditions.vector.standard(torch.from_numpy(np.array(known)))
+            vector = way.standard(torch.from_numpy(np.array(known)))
             if self.vector is not None:
                 said["vector"] = _listed(known)
-                words.append(spoken(known, conditions.vector))
+                words.append(spoken(known, way))
         shown, hidden = self._pictures(config, n, size, said)
         captions = tuple(", ".join(word for word in each if word) for each in zip(*words, strict=True)) if words else ()
         return Asked(
@@ -224,8 +224,8 @@ def takes(config: Config) -> str:
         ways.append(f"label= ({', '.join(config.classes[:SHOWN_CLASSES])}{more})")
     if told.text:
         ways.append("prompt= (a text)")
-    if told.vector:
-        ways.append(f"vector= ({', '.join(told.vector.names[:SHOWN_CLASSES])})")
+    if told.numbers:
+        ways.append(f"vector= ({', '.join(told.numbers.names[:SHOWN_CLASSES])})")
     if told.image:
         ways.append(f"image= (for {to_table(told.image.task)['kind']})")
     return f"It takes {', '.join(ways)}." if ways else "It was trained without any condition."
@@ -233,7 +233,7 @@ def takes(config: Config) -> str:
 
 def taken(config: Config, told: Mapping[str, Any]) -> dict[str, Any]:
     """What of the arguments `told` a model takes: for several models that are asked for one thing."""
-    fits = {"label": bool(config.classes), "vector": config.conditions.vector is not None}
+    fits = {"label": bool(config.classes), "vector": config.conditions.numbers is not None}
     fits |= dict.fromkeys(("prompt", "negative", "also"), config.conditions.text is not None)
     fits |= dict.fromkeys(("image", "mask"), config.conditions.image is not None)
     return {name: value for name, value in told.items() if fits.get(name, True)}
@@ -315,7 +315,8 @@ def _given(cond: Condition, config: Config, n: int) -> Asked:
     rows = _rows(cond)
     _check_count(len(rows), "rows of cond", n)
     has = {"label": cond.label, "text": cond.tokens, "vector": cond.vector, "image": cond.image}
-    needs = {"label": config.classes, **{name: getattr(config.conditions, name) for name in CONDITIONS[1:]}}
+    told = config.conditions
+    needs = {"label": config.classes, "text": told.text, "vector": told.numbers, "image": told.image}
     if wrong := [name for name in CONDITIONS if (has[name] is None) == bool(needs[name])]:
         much = "lacks" if has[wrong[0]] is None else "has"
         raise ValueError(

@@ -19,11 +19,14 @@ if TYPE_CHECKING:
     from inkwash.text import Encoder
 
 
-def condition_of(config: Config, codec: Codec, rows: Rows, noise: Noise, device: torch.device | str) -> Condition:
+def condition_of(
+    config: Config, codec: Codec, rows: Rows, noise: Noise, device: torch.device | str, scale: Tensor | None = None
+) -> Condition:
     """The condition of rows of a data set, as the model takes it: nothing hidden that its task does not hide.
 
     Latents (float16, with a codec of latents) are taken as they are. noise: of the rows' numbers, for a task that draws
-    some. A row without a label is of any class. Raises ValueError where the rows lack what the model takes.
+    some. A row without a label is of any class. scale [B]: of a model's guidance, where it is told it; None: not said.
+    Raises ValueError where the rows lack what the model takes.
     """
     told = config.conditions
     label = tokens = present = vector = image = None
@@ -34,7 +37,12 @@ def condition_of(config: Config, codec: Codec, rows: Rows, noise: Noise, device:
         tokens, present = torch.from_numpy(rows.tokens).to(device).float(), torch.from_numpy(rows.present)
     if told.vector:
         _check(rows.vectors is not None, "vectors", "data.vector names them")
-        vector = told.vector.standard(torch.from_numpy(rows.vectors))
+        vector = torch.from_numpy(rows.vectors)
+    if told.guidance:
+        last = torch.full((len(rows.images),), torch.nan) if scale is None else scale
+        vector = torch.cat([*([] if vector is None else [vector]), last[:, None]], 1)
+    if told.numbers and vector is not None:
+        vector = told.numbers.standard(vector)
     if told.image:
         task = told.image.task
         _check(rows.shown is not None or not task.paired, "partners", "data.pairs names them")

@@ -9,6 +9,7 @@ from inkwash.cli.told import in_words
 from inkwash.cli.words import duration, number, size, some, table
 
 if TYPE_CHECKING:
+    from inkwash.recipes import Teacher
     from inkwash.training import Plan
 
 
@@ -26,8 +27,9 @@ def costs(plan: Plan) -> str:
                     **({"latents": " x ".join(map(str, plan.latent))} if plan.latent else {}),
                     "classes": _listed(plan.classes),
                     **in_words(plan.recipe.conditions),
+                    **({"teacher": _followed(teacher)} if (teacher := plan.recipe.teacher) else {}),
                     "parameters": number(plan.parameters),
-                    "FLOPs": f"{_flops(plan.flops)} for one {images} forward",
+                    "FLOPs": f"{_flops(plan.flops)} for one {images} forward{', its teacher included' * bool(teacher)}",
                     "memory": f"about {size(plan.memory)}",
                     "device": f"{plan.device}, {precision}{', compiled' if train.compile else ''}",
                     "step": f"{_milliseconds(plan.step_seconds)} of {train.batch_size} {images}s, measured: "
@@ -40,6 +42,13 @@ def costs(plan: Plan) -> str:
             "Nothing was written: this was a dry run.",
         ]
     )
+
+
+def _followed(teacher: Teacher) -> str:
+    """Which model is learned from, and what of it."""
+    if teacher.pairs:
+        return f"{teacher.run}: {teacher.pairs:,} of its pictures, which are drawn before"
+    return f"{teacher.run}: its velocities"
 
 
 def _listed(classes: Sequence[str]) -> str:

@@ -171,7 +171,7 @@ def edit(
                 encoded(pipe, x0), label=source, prompt=from_prompt, **shows, steps=steps, sampler=sampler, time=time
             )
             job = Decode(latent, time)
-            guidance = 1.0 if guidance is None else guidance
+            guidance = pipe.unguided if guidance is None else guidance
         elif deblur is not None or enlarge is not None:
             job, shown = _restore(pipe, x0, deblur, enlarge, NOISE if noise is None else noise, degrade, seed)
         else:

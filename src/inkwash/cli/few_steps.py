@@ -8,12 +8,14 @@ from typing import Annotated, Literal
 
 import typer
 
+from inkwash.cli.command import mistakes_so_far, refuse
 from inkwash.cli.words import say
 
 _what, _how, _where = (partial(typer.Option, rich_help_panel=name) for name in ("What", "How", "Where to"))
 
 
 def few_steps(
+    ctx: typer.Context,
     students: Annotated[list[Path], typer.Argument(metavar="STUDENT...", help="Runs that `inkwash distill` made.")],
     teacher: Annotated[Path | None, _what(help="Their teacher (default: what the first one's recipe says).")] = None,
     n: Annotated[int, _what("--n", "-n", help="Pictures from each, for a distance.", min=2)] = 2000,
@@ -24,14 +26,17 @@ def few_steps(
     precision: Annotated[Literal["fp32", "bf16"], _how(help="What the networks compute in.")] = "fp32",
     device: Annotated[str, _how(help="auto, cpu, cuda, mps.")] = "auto",
     out: Annotated[Path | None, _where(help="A folder (default: few-steps in the first student's).")] = None,
+    trust: Annotated[bool, _how("--trust", help="Run code from outside inkwash that the models name.")] = False,
 ) -> None:
     """Compare students with their teacher: quality, calls and seconds as a table and a plot, and the same seeds drawn.
 
     The teacher is drawn in 50, 20, 10 and 5 steps, students in 4, 2 and 1. Every point is kept: asked again, or for one
     student more, only what is new is measured.
     """
+    refuse(mistakes_so_far(ctx))
     from inkwash.cli.terminal import stages
     from inkwash.distilling.report import STUDENT_STEPS, TEACHER_CALLS, Contestant, measured, plot, sheet, table
+    from inkwash.earlier import split_step
     from inkwash.evaluation import about_model, evaluation_folder, real_side
     from inkwash.kinds import in_text
     from inkwash.pictures import save_png
@@ -47,9 +52,11 @@ def few_steps(
     folder = out or students[0] / "few-steps"
 
     def contestant(name: str, run: Path, steps: tuple[int, ...], how: str | None) -> Contestant:
-        pipe = load(run, device=device, precision=precision, chunk=64)
+        pipe = load(run, device=device, precision=precision, chunk=64, trust=trust)
         own = how or in_text(pipe.config.sampling.method)
-        return Contestant(name, pipe, about_model(run, pipe), evaluation_folder(run), steps, own)
+        place, step = split_step(run)
+        about = about_model(place, pipe) | ({} if step is None else {"weights_sha256": None})  # not the last step's
+        return Contestant(name, pipe, about, evaluation_folder(place), steps, own)
 
     models = [contestant("teacher", teacher, TEACHER_CALLS, sampler)]
     models += [contestant(run.name, run, STUDENT_STEPS, None) for run in students]

@@ -75,7 +75,7 @@ def interpolate(
             shown = [read_picture(end, pipe.config, split=split) for end in ends]
             ends_told = said.each(2)
             a, b = pipe.encode(encoded(pipe, torch.cat(shown)), label=what, steps=steps, sampler=sampler, **ends_told)
-            guidance = 1.0 if guidance is None else guidance
+            guidance = pipe.unguided if guidance is None else guidance
         else:
             a, b = (seed_latent(pipe, seed, sampler=sampler, steps=steps) for seed in chosen)
         how = {"sampler": sampler, "steps": steps, "guidance": guidance, "watch": told}

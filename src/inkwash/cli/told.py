@@ -34,6 +34,8 @@ def in_words(conditions: Conditions | None) -> dict[str, str]:
         words["numbers"] = f"{', '.join(each)}, {_hidden(vector.dropout)}"
     if (image := conditions.image) is not None:
         words["picture"] = f"{in_text(image.task)}, {_hidden(image.dropout)}"
+    if (scale := conditions.guidance) is not None:
+        words["guidance"] = f"told, from {scale.low:g} to {scale.high:g}"
     return words
 
 

@@ -185,13 +185,18 @@ def train(
     else:
         whole, folder = _fresh(source, recipe, overrides, sets or (), out, mistakes)
     if dry_run:
-        from inkwash.training import plan
-
-        with bar("Preparing data") as shown:
-            figures = plan(whole, counted(shown))
-        say(costs(figures))
+        rehearse(whole)
         return
     finish(folder, run_training(whole, folder, resume=resume), whole)
+
+
+def rehearse(recipe: Recipe) -> None:
+    """Say what a run would cost, without it."""
+    from inkwash.training import plan
+
+    with bar("Preparing data") as shown:
+        figures = plan(recipe, counted(shown))
+    say(costs(figures))
 
 
 def run_training(recipe: Recipe, folder: Path, *, resume: Path | None = None) -> Progress | None:
@@ -326,6 +331,7 @@ def _check_machine(overrides: Mapping[str, Any], recipe: Recipe | None, mistakes
     from inkwash.data import NAMES
     from inkwash.data.find import find_source
     from inkwash.device import pick_device
+    from inkwash.earlier import split_step
     from inkwash.modelfolder import find_model
 
     device = recipe.train.device if recipe else overrides["train.device"]
@@ -336,7 +342,7 @@ def _check_machine(overrides: Mapping[str, Any], recipe: Recipe | None, mistakes
     if device:
         _try(lambda: pick_device(device), mistakes)
     if start:
-        _try(lambda: find_model(start), mistakes)
+        _try(lambda: find_model(split_step(start)[0]), mistakes)
     if codec and not (recipe and recipe.codec and recipe.codec.sha256):  # one of a resumed run is judged later
         from inkwash.codecfolder import codec_place, load_codec
 

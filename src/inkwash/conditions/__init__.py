@@ -19,6 +19,7 @@ from torch import Tensor
 from inkwash.conditions.edges import Edges, Grey
 from inkwash.conditions.lowres import LowResolution
 from inkwash.conditions.masked import Masked
+from inkwash.conditions.scale import ByGuidance, Told
 from inkwash.conditions.tasks import Paired, Task
 from inkwash.kinds import OneOf
 from inkwash.text import AnyEncoder, MiniLm
@@ -112,11 +113,32 @@ class ByImage(Component):
 
 @dataclass(frozen=True)
 class Conditions(Component):
-    """What a model takes besides a label; None: not that."""
+    """What a model takes besides a label; None: not that.
+
+    guidance: not of pictures, but of how they are drawn: a student is told it as one number more. Raises ValueError
+    where a number of the data has its name.
+    """
 
     text: ByText | None = None
     vector: ByVector | None = None
     image: ByImage | None = None
+    guidance: ByGuidance | None = None
+
+    def __post_init__(self) -> None:
+        if self.guidance is not None and self.vector is not None and SCALE in self.vector.names:
+            raise ValueError(
+                f"The data have a number named {SCALE}, as the scale that a student is told is. Rename it."
+            )
+
+    @property
+    def numbers(self) -> ByVector | None:
+        """All numbers that the network is told: those of the data and, last, the scale of guidance."""
+        told = self.guidance
+        if told is None:
+            return self.vector
+        own = self.vector or ByVector((), (), (), dropout=0.0)
+        mean, std = (None if c is None else (*c, more) for c, more in ((own.mean, told.mean), (own.std, told.std)))
+        return replace(own, names=(*own.names, SCALE), mean=mean, std=std)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -129,6 +151,10 @@ class Conditions(Component):
         return tuple(n for n in self.names if getattr(self, n).dropout > 0)
 
 
+SCALE = "guidance"
+"""The name of the scale of guidance among a model's numbers."""
+
+
 def _check_dropout(name: str, dropout: float) -> None:
     if not 0.0 <= dropout < 1.0:
         raise ValueError(f"{name}.dropout = {dropout} must be in [0, 1): the share of examples that do not see it.")
@@ -136,6 +162,7 @@ def _check_dropout(name: str, dropout: float) -> None:
 
 __all__ = [
     "AnyTask",
+    "ByGuidance",
     "ByImage",
     "ByText",
     "ByVector",
@@ -146,4 +173,5 @@ __all__ = [
     "Masked",
     "Paired",
     "Task",
+    "Told",
 ]

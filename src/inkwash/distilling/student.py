@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 
 from inkwash.asking import hideable
 from inkwash.codec import Latents
-from inkwash.conditions import Conditions
+from inkwash.conditions import ByGuidance, Conditions
 from inkwash.data import DataSpec
+from inkwash.earlier import split_step
 from inkwash.fewstep import Consistency, MeanFlow, Shortcut, SoFlow
 from inkwash.kinds import OneOf
 from inkwash.model import AnyInputs, CarriedInputs
@@ -52,34 +53,35 @@ def student(
     *,
     steps: int = 4,
     minutes: float = 10.0,
-    guidance: float | None = None,
+    guidance: float | tuple[float, float] | None = None,
     pairs: int | None = None,
     data: str | None = None,
+    trust: bool = False,
 ) -> Recipe:
-    """The recipe of a student of the model in a run's folder, begun with that model's weights.
+    """The recipe of a student of the model in a run's folder, begun with that model's weights; RUN@STEP as it was then.
 
     steps: as how many it is sampled unless others are asked for; guidance: of the teacher's that becomes part of the
-    student, which is then sampled without; None: as the teacher is drawn unless others are asked for; pairs: learn from
-    so many pictures of the teacher's, and from no data; data:
-    what the teacher was trained on, where its run's recipe does not say. Raises ValueError where nothing says it, for
-    guidance of a model with nothing to push away from, and for what `Recipe` refuses.
+    student, which is then sampled without; None: as the teacher is drawn unless others are asked for; (low, high): the
+    student is told the scale, and drawn as the teacher unless others are asked for; pairs: learn from so many pictures
+    of the teacher's, and from no data; data: what the teacher was trained on, where its run's recipe does not say;
+    trust: whether code from outside the package, which the teacher's config names, may be run.
+    Raises ValueError where nothing says it, for guidance of a model with nothing to push away from, for another than
+    that of a teacher which is told it itself, and for what `Recipe` refuses.
     """
+    run, step = split_step(run)
     folder = find_model(run)
-    config, told = read_config(folder), _told(folder, data)
-    guidance = config.sampling.guidance if guidance is None else guidance
-    if guidance != 1 and not hideable(config):
-        raise ValueError(
-            f"guidance = {guidance:g} needs a teacher with something to push away from: classes, or another condition "
-            f"that training hid at times, and {folder} has neither. Use guidance = 1."
-        )
+    config, told = read_config(folder, trust=trust), _told(folder, data)
+    whole = str(folder.absolute())
+    teacher = whole if step is None else f"{whole}@{step}"
+    taught, scale = _guidance(config, guidance, folder)
     target, inputs = _carried(config)
     drawn = method.pairs if isinstance(method, Reflow) else 0
     objective = method.objective if isinstance(method, Reflow) else method
     if not isinstance(method, Reflow) and isinstance(config.target, Eps) and method.begin == 0:
         objective = replace(method, begin=0.3)  # what the network says has a new meaning: first it learns that
-    baked = guidance != 1 or drawn > 0 or pairs is not None
+    baked = taught is not None or scale != 1 or drawn > 0 or pairs is not None
     sampler: AnySampler = Euler() if isinstance(method, Reflow) else Jumps()
-    followed = replace(config.sampling, guidance=guidance)
+    followed = replace(config.sampling, guidance=scale)
     if drawn or pairs is not None:
         followed = _followed(config, followed)
     return replace(
@@ -95,21 +97,47 @@ def student(
             minutes=minutes,
             steps=None,
             epochs=None,
-            init_from=str(folder.absolute()),
+            init_from=teacher,
             # Guidance is part of it: what it would be without is learned no more.
             label_dropout=1.0 if not config.classes else 0.0 if baked else told.train.label_dropout,
         ),
-        sampler=Sampling(method=sampler, steps=steps),
-        codec=InLatents(str(folder.absolute())) if isinstance(config.codec, Latents) else None,
-        conditions=_always(config.conditions) if baked else config.conditions,
-        teacher=Teacher(str(folder.absolute()), sampler=followed, pairs=drawn if pairs is None else pairs),
+        sampler=Sampling(method=sampler, steps=steps, guidance=1.0 if taught is None else scale),
+        codec=InLatents(whole) if isinstance(config.codec, Latents) else None,
+        conditions=_always(config.conditions, taught) if baked else config.conditions,
+        teacher=Teacher(teacher, sampler=followed, pairs=drawn if pairs is None else pairs),
     )
 
 
-def _always(told: Conditions) -> Conditions:
-    """The same conditions, never hidden."""
-    parts = {name: part and replace(part, dropout=0.0) for name, part in vars(told).items()}
-    return replace(told, **parts)
+def _guidance(
+    config: Config, wanted: float | tuple[float, float] | None, folder: File
+) -> tuple[ByGuidance | None, float]:
+    """The scales a student of this teacher is taught to be told, None for none; and the one it is drawn with."""
+    own, taught = config.sampling.guidance, config.conditions.guidance
+    if taught is not None:
+        if wanted not in (None, (taught.low, taught.high)):
+            raise ValueError(
+                f"{folder} is told the scale of guidance, from {taught.low:g} to {taught.high:g}, and so is a student "
+                "of it. Leave guidance out."
+            )
+        return taught, own
+    if isinstance(wanted, tuple):
+        taught = ByGuidance(*wanted)
+        scale = taught.nearest(own)
+    else:
+        scale = own if wanted is None else wanted
+    if (taught is not None or scale != 1) and not hideable(config):
+        raise ValueError(
+            f"guidance = {scale:g} needs a teacher with something to push away from: classes, or another condition "
+            f"that training hid at times, and {folder} has neither. Use guidance = 1."
+        )
+    return taught, scale
+
+
+def _always(told: Conditions, taught: ByGuidance | None) -> Conditions:
+    """The same conditions, never hidden, and what is taught of guidance."""
+    parts = {"text": told.text, "vector": told.vector, "image": told.image}
+    shown: dict[str, Any] = {name: part and replace(part, dropout=0.0) for name, part in parts.items()}
+    return replace(told, guidance=taught, **shown)
 
 
 def _told(folder: File, data: str | None) -> Recipe:

@@ -240,6 +240,11 @@ class _Examples:
         config = pipe.config
         if n < 1 or size < 1:
             raise ValueError(f"n and batch_size must be at least 1, not {n} and {size}.")
+        if config.conditions.guidance is not None:
+            raise ValueError(
+                "The likelihood is that of a model without guidance, and this student has learned its teacher's with "
+                "the pictures. Measure its teacher."
+            )
         pipe.codec.log_scale(config.shape)  # of latents there is none, and that is said now
         if data.shape != config.shape or (data.images.dtype == np.uint8) != isinstance(config.codec, Pixels):
             raise ValueError(

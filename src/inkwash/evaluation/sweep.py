@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 import torch
 
 from inkwash import checkpoint
-from inkwash.asking import hideable
+from inkwash.asking import check_guidance
 from inkwash.checkpoint.atomic import held
 from inkwash.evaluation.card import evaluation_folder, measured_lines
 from inkwash.evaluation.likelihood import weights_hash
@@ -271,11 +271,7 @@ def adopt(run: str | File, sampling: Sampling, *, trust: bool = False) -> Adopte
     config = read_config(folder, trust=trust)
     before = config.sampling
     sampling.rehearse(config.path, config.target, learned_variance=config.learned_variance)
-    if sampling.guidance != 1 and not hideable(config):
-        raise ValueError(
-            f"guidance = {sampling.guidance} needs a model with classes, or with another condition that training hides "
-            f"at times, and {folder} has none."
-        )
+    check_guidance(config, sampling)
     with held(folder.parent) as free:  # training publishes the model as well, and only one process may
         if not free:
             raise ValueError(f"{folder.parent} is being trained, which saves the model with its own settings. Wait.")

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from inkwash.codec import LatentCodec
+from inkwash.conditions import Told
 from inkwash.exchange.comparing import ONE_CALL, Compared, asked_of, calm, compared
 from inkwash.exchange.loops import Format, about, draw_py, readme, told
 from inkwash.exchange.staging import needs, refuse_others, staged
 from inkwash.model import Model
 from inkwash.modelfolder import Config
 from inkwash.pipeline import Pipeline, load
-from inkwash.types import Condition, Query
+from inkwash.types import Condition, Denoiser, Query
 
 _INLINE = 1 << 30
 """Weights of more bytes lie beside the ONNX file: the file itself cannot be larger than 2 GB."""
@@ -37,20 +38,21 @@ Run = Callable[[Inputs], list[Tensor]]
 class Denoising(nn.Module):
     """A model as a module of tensors alone: (x [B, ...], t [B] float64, *told) to (x0, eps[, var_mix]).
 
-    told: the names of the fields of a `Condition` that the model takes, in the order in which they follow t.
+    told: the names of the fields of a `Condition` that the model takes, in the order in which they follow t; denoiser:
+    the model in what fills in its condition, None for the model alone.
     """
 
     outputs = ("x0", "eps", "var_mix")
 
-    def __init__(self, model: Model, told: Sequence[str] = ()) -> None:
+    def __init__(self, model: Model, told: Sequence[str] = (), denoiser: Denoiser | None = None) -> None:
         super().__init__()
         self.net = model.net
-        self.model = model
+        self.denoiser = denoiser or model
         self.told = tuple(told)
 
     def forward(self, x: Tensor, t: Tensor, *told: Tensor) -> tuple[Tensor, ...]:
         """Estimate data and noise."""
-        answer = self.model(Query(x, t, t), Condition(**dict(zip(self.told, told, strict=True))))
+        answer = self.denoiser(Query(x, t, t), Condition(**dict(zip(self.told, told, strict=True))))
         return tuple(part for part in answer if part is not None)
 
 
@@ -125,8 +127,10 @@ def _modules(pipe: Pipeline) -> list[tuple[str, Any, Callable[[int], Inputs]]]:
         cond = asked_of(config, n)
         return {"x": x, "t": t} | {name: getattr(cond, name) for name in told(config)}
 
+    scale = config.conditions.guidance
+    denoiser = None if scale is None else Told(pipe.model, scale.standard(config.sampling.guidance))
     graphs: list[tuple[str, Any, Callable[[int], Inputs]]] = [
-        ("denoiser", Denoising(pipe.model, [*told(config)]), asked)
+        ("denoiser", Denoising(pipe.model, [*told(config)], denoiser), asked)
     ]
     if isinstance(pipe.codec, LatentCodec):
         graphs.append(("decoder", Decoding(pipe.codec), lambda n: {"x": asked(n)["x"]}))

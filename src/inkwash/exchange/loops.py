@@ -32,9 +32,10 @@ ENTRIES = 1000
 def about(config: Config) -> dict[str, Any]:
     """What the loop needs to know of a model, and a reader wants to: `model.json`.
 
-    told: what the graph takes after x and t, in order, with the shape for one picture; hidden: what of it guidance
-    pushes away from by leaving it out. steps: the times the loop visits, with alpha, sigma and the guidance there, as
-    many as the model's own sampler asks its network; path: alpha and sigma at all entries of a table, or at i/1000.
+    told: what the graph takes after x and t, in order, with the shape for one picture; hidden: what of it can be left
+    out, and guidance pushes away from by leaving it out. steps: the times the loop visits, with alpha, sigma and the
+    guidance there, as many as the model's own sampler asks its network; path: alpha and sigma at all entries of a
+    table, or at i/1000.
     """
     own = config.sampling
     calls = own.rehearse(config.path, config.target, learned_variance=config.learned_variance)
@@ -42,6 +43,9 @@ def about(config: Config) -> dict[str, Any]:
     ddim = replace(own, method=Ddim(), path=None, steps=own.steps if kept else calls)
     entries = config.path.steps if isinstance(config.path, Table) else ENTRIES
     hidden = hideable(config)
+    if config.conditions.guidance is not None:  # told, and as a rule the only number
+        own = replace(own, guidance=1.0)
+        hidden = () if config.conditions.vector else ("vector",)
     return {
         "format": 1,
         "inkwash": __version__,
@@ -92,6 +96,11 @@ _MEANS = {
 }
 
 
+_SCALE = (
+    "The last number of `vector` is the scale of guidance, less {0.mean:g} and divided by {0.std:.7g}; NaN is {1:g}."
+)
+
+
 def draw_py(config: Config, format: Format) -> str:
     """The program that draws with a graph of this format, in numpy."""
     run, module = {"onnx": (_ONNX, "onnxruntime"), "torch-export": (_TORCH, "torch")}[format]
@@ -112,6 +121,7 @@ def readme(config: Config, format: Format, compared: list[str]) -> str:
     sizes = {name: ("n", *of_any.get(name, shape)) for name, (shape, _) in takes.items()}
     inputs = [f"- `{name}` [{', '.join(map(str, sizes[name]))}]: {what}" for name, (_, what) in takes.items()]
     needed = [name for name in told(config) if name not in about(config)["hidden"]]
+    scale = config.conditions.guidance
     lines = [
         f"# A diffusion model as a graph ({format}), made with inkwash {__version__}",
         "",
@@ -125,6 +135,7 @@ def readme(config: Config, format: Format, compared: list[str]) -> str:
         f"`python draw.py 4 0` draws four samples of seed 0 with numpy, pillow and {package}, without inkwash;",
         "`python draw.py 4 0 asked.npz` those that the arrays in a file of numpy's ask for, by the names above.",
         *([f"It has always been given {', '.join(needed)}, and needs it."] if needed else []),
+        *([] if scale is None else [_SCALE.format(scale, config.sampling.guidance)]),
         *(["Its loop has plain guidance, and none of the model's own rule."] if config.sampling.rule != Cfg() else []),
         "",
         "Checked when this was written:",

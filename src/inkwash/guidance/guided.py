@@ -20,14 +20,15 @@ class Guided:
     given answers the condition; base its null in `names`, or what a `Steered` condition has instead, such as a negative
     prompt; the others of a `Steered` condition are followed with their weights. All of it is one batched call.
 
-    scale: a number, or one per row [B] on the host. At 1 the base makes no odds: without others it is the conditional
-    model bit for bit and costs nothing. At 0 it is the base (`Cfg`). Only rows that need more answers have more rows in
-    the call. interval: (low, high); guidance acts where low < sigma/alpha <= high (Kynkäänniemi et al. 2024), and
-    elsewhere the conditional model answers alone, at its own cost. weak: another denoiser that answers for the base, in
-    a call of its own: the same condition, or the base of a `Steered` one (autoguidance, Karras et al. 2024). path: that
-    of the queries, which an interval needs, and every rule but `Cfg`. whole: inside the interval or not, every row gets
-    all its answers, and the interval only picks which are used. For samplers that ask about rows of one batch at
-    different times: there the rows in a call, and with them a picture's last bits, would depend on its neighbours.
+    scale: a number, or one per row [B] on the host; that of a `Steered` condition goes before. At 1 the base makes no
+    odds: without others it is the conditional model bit for bit and costs nothing. At 0 it is the base (`Cfg`). Only
+    rows that need more answers have more rows in the call: all whose condition has its own scale. interval: (low,
+    high); guidance acts where low < sigma/alpha <= high (Kynkäänniemi et al. 2024), and elsewhere the conditional model
+    answers alone, at its own cost. weak: another denoiser that answers for the base, in a call of its own: the same
+    condition, or the base of a `Steered` one (autoguidance, Karras et al. 2024). path: that of the queries, which an
+    interval needs, and every rule but `Cfg`. whole: inside the interval or not, every row gets all its answers, and the
+    interval only picks which are used. For samplers that ask about rows of one batch at different times: there the rows
+    in a call, and with them a picture's last bits, would depend on its neighbours.
     Raises ValueError for an interval that is none or has no path, and for scales that are not one per row.
     """
 
@@ -49,7 +50,7 @@ class Guided:
     def __call__(self, query: Query, cond: Condition) -> Denoised:
         """The guided estimates."""
         steered = cond if isinstance(cond, Steered) else Steered(**vars(cond))
-        rows, inside = self._guided_rows(query, composed=bool(steered.others))
+        rows, inside = self._guided_rows(query, every=bool(steered.others) or steered.scale is not None)
         n, m = len(query.x), len(rows)
         if m == 0:
             return self.denoiser(query, cond)
@@ -70,7 +71,8 @@ class Guided:
             answers.insert(0, self.weak(part, base))
         given = plain if m == n else Denoised(plain.x0[here], plain.eps[here])
         weights = () if steered.weights is None else tuple(like(w, query.x) for w in steered.weights.unbind(1))
-        terms = Terms(given, answers[0], tuple(answers[1:]), self._scale(rows, query.x), weights, part.t, self.path)
+        scale = self._scale(rows, query.x) if steered.scale is None else like(steered.scale, query.x)
+        terms = Terms(given, answers[0], tuple(answers[1:]), scale, weights, part.t, self.path)
         guided = self.rule(terms)
         if not bool(inside.all()):
             kept = like(inside, query.x).bool()
@@ -79,15 +81,15 @@ class Guided:
             guided = Denoised(*(whole.index_copy(0, here, y) for whole, y in zip(plain[:2], guided[:2], strict=True)))
         return guided._replace(var_mix=None if answer.var_mix is None else answer.var_mix[:n])
 
-    def _guided_rows(self, query: Query, *, composed: bool) -> tuple[Tensor, Tensor]:
+    def _guided_rows(self, query: Query, *, every: bool) -> tuple[Tensor, Tensor]:
         """The numbers of the rows that need more answers than the conditional, and at which of them these count.
 
-        Both are on the host.
+        Both are on the host. every: all do, whatever the scale.
         """
         n, scale = len(query.t), torch.as_tensor(self.scale, dtype=torch.float64)
         if scale.ndim and len(scale) != n:
             raise ValueError(f"{len(scale)} scales were given for {n} rows. Give one, or one for each.")
-        acts = torch.ones(n, dtype=torch.bool) if composed else (scale != 1).expand(n)
+        acts = torch.ones(n, dtype=torch.bool) if every else (scale != 1).expand(n)
         inside = torch.ones(n, dtype=torch.bool)
         if self.interval is not None and self.path is not None:
             level, (low, high) = ratio(self.path(query.t)), self.interval

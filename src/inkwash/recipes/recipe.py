@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from inkwash.conditions import Conditions, Paired
+from inkwash.conditions import ByGuidance, Conditions, Paired
 from inkwash.data import DataSpec
 from inkwash.edit import check_deterministic
 from inkwash.features import AnyFeatures, Lite0
@@ -121,7 +121,8 @@ class Teacher(Component):
 
     run: its folder, or the run's. sha256: of all that it is; written down when a run begins, and no other is taken to
     go on with it. sampler: how it is followed: its guidance, rule and interval become part of what is learned, and the
-    rest is how pairs are drawn; None: as the model says, without guidance. pairs: so many pictures of the teacher's,
+    rest is how pairs are drawn; None: as the model says, without guidance. With conditions.guidance each example, or
+    pair, is taught with a scale of its own, in place of the one here. pairs: so many pictures of the teacher's,
     each with the noise it was drawn from, are trained on in place of the data; 0 trains on the data, with the teacher's
     velocities (an objective of `inkwash.fewstep`).
     """
@@ -239,7 +240,10 @@ class Recipe(Component):
                 'none are held out. Use data.val_fraction = 0.05, or evaluation.split = "test".'
             )
         hidden = self.conditions is not None and self.conditions.dropped
-        if self.sampler.guidance != 1 and self.train.label_dropout in (0, 1) and not hidden:
+        told = None if self.conditions is None else self.conditions.guidance
+        if told is not None:
+            yield from self._taught(told, bool(hidden))
+        elif self.sampler.guidance != 1 and self.train.label_dropout in (0, 1) and not hidden:
             other = "no label" if self.train.label_dropout == 0 else "a label"
             yield (
                 f"sampler.guidance = {self.sampler.guidance} compares the model's answers to a label and to none, and "
@@ -248,6 +252,20 @@ class Recipe(Component):
             )
         if self.conditions is not None:
             yield from self._unused(self.conditions)
+
+    def _taught(self, told: ByGuidance, hidden: bool) -> Iterator[str]:
+        """What cannot be with a model that is told the scale of its teacher's guidance."""
+        if self.teacher is None:
+            yield "conditions.guidance is the scale of a teacher's guidance, and there is no [teacher]. Leave it out."
+        if hidden or 0 < self.train.label_dropout < 1:
+            yield (
+                "conditions.guidance makes guidance part of the model, which then needs no condition hidden. Use "
+                "train.label_dropout = 0, and dropout = 0 in [conditions]."
+            )
+        try:
+            told.check(self.sampler.guidance)
+        except ValueError as error:
+            yield f"sampler.{error}"
 
     def _unused(self, told: Conditions) -> Iterator[str]:
         """What the data are to have, and a model that is told just these conditions would not look at."""

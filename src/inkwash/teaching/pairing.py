@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from inkwash.asking import condition_of
-from inkwash.conditions import ByImage
+from inkwash.conditions import ByGuidance, ByImage
 from inkwash.data import Dataset, order
 from inkwash.data.cache import cache_dir, published
 from inkwash.data.dataset import Array, Texts
@@ -30,6 +30,7 @@ from inkwash.noise import Philox
 from inkwash.pipeline import Pipeline
 from inkwash.ranks import Ranks
 from inkwash.sampling import Sampling
+from inkwash.types import Steered
 
 SHARD = 512
 """Pairs between two marks of how far it is: what is lost when the process is killed."""
@@ -52,6 +53,7 @@ def pairs(
     n: int,
     *,
     among: Array | None = None,
+    told: ByGuidance | None = None,
     seed: int = 0,
     ranks: Ranks | None = None,
     progress: Told | None = None,
@@ -61,7 +63,7 @@ def pairs(
 
     pipe, teacher: the model and a SHA-256 of all it is; data: as it is trained on, with its conditions: pair i is
     asked for what row i of them shows, in a fixed random order and as often round as it takes; among: the rows that
-    count (None: all); own: how pairs are drawn.
+    count (None: all); own: how pairs are drawn; told: each with a scale of guidance of its own, a function of i.
     Found again in the cache by all of these; a build that was killed goes on at its shard, and of several ranks each
     draws its share. progress: told (what, done, total). Raises ValueError for a sampler that adds noise: what it draws
     does not belong to where it began.
@@ -73,12 +75,14 @@ def pairs(
     asked = hashlib.sha256(np.ascontiguousarray(rows, "<i8").data).hexdigest()
     ingredients = [FORMAT, teacher, data.fingerprint, asked, n, seed]
     ingredients += [to_table(own), pipe.chunk, str(pipe.model.autocast)]
+    ingredients += [] if told is None else [to_table(told)]
     key = hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
     name = re.sub(r"[^A-Za-z0-9._-]", "_", data.name).lstrip(".")[:48]
     folder = (cache or cache_dir()) / "pairs" / f"{name}-{key[:16]}"
     shape = pipe.config.shape
     stored = (n, *shape[1:], shape[0])  # channels last; of points [n, D]
-    _draw(folder, stored, pipe, data, own, rows, seed, ranks, progress)
+    ends = partial(_ends, pipe, data, own, rows, seed, told)
+    _draw(folder, stored, ends, ranks, progress)
     x0 = np.memmap(folder / "x0.bin", np.float16, "r", shape=stored).view(np.ndarray)
     return replace(
         data,
@@ -144,19 +148,15 @@ def _shown(image: ByImage | None, data: Dataset, rows: Array) -> Any:
 def _draw(
     folder: File,
     stored: tuple[int, ...],
-    pipe: Pipeline,
-    data: Dataset,
-    own: Sampling,
-    rows: Array,
-    seed: int,
+    ends: Callable[[Array], Array],
     ranks: Ranks,
     progress: Told | None,
 ) -> None:
     """Draw the shards that have no mark, this rank its share of them, and publish the folder when all have one.
 
-    Other processes that want the same pairs wait, and find them.
+    ends: what pairs of some numbers end in. Other processes that want the same pairs wait, and find them.
     """
-    n, there = len(rows), partial(_whole, stored=stored)
+    n, there = stored[0], partial(_whole, stored=stored)
     whole = there(folder)
     ranks.barrier()  # all have looked before one builds
     if whole:
@@ -182,7 +182,7 @@ def _draw(
         for k in missing[ranks.rank :: ranks.world]:
             for start in range(k * SHARD, min((k + 1) * SHARD, n), BLOCK):
                 numbers = np.arange(start, min(start + BLOCK, (k + 1) * SHARD, n))
-                out[numbers] = _ends(pipe, data, own, rows, numbers, seed)
+                out[numbers] = ends(numbers)
                 told += len(numbers) * ranks.world
                 if progress is not None:
                     progress("Drawing pairs", min(told, n), n)
@@ -197,10 +197,18 @@ def _draw(
     ranks.barrier()
 
 
-def _ends(pipe: Pipeline, data: Dataset, own: Sampling, rows: Array, numbers: Array, seed: int) -> Array:
+def _ends(
+    pipe: Pipeline, data: Dataset, own: Sampling, rows: Array, seed: int, told: ByGuidance | None, numbers: Array
+) -> Array:
     """What pairs of these numbers end in, as it is stored."""
     index = torch.from_numpy(numbers)
-    cond = condition_of(pipe.config, pipe.codec, data.take(rows[numbers]), Philox(seed, index), pipe.device)
+    noise = Philox(seed, index)
+    scale = None if told is None else told.drawn(noise)
+    asked = data.take(rows[numbers])
+    if pipe.config.conditions.guidance is not None:
+        cond = condition_of(pipe.config, pipe.codec, asked, noise, pipe.device, scale)
+    else:
+        cond = Steered(**vars(condition_of(pipe.config, pipe.codec, asked, noise, pipe.device)), scale=scale)
     x = pipe.ends(index, cond, own, seed)
     stored: Array = (x.movedim(1, -1) if x.ndim == 4 else x).cpu().numpy().astype(np.float16)
     if not np.isfinite(stored).all():

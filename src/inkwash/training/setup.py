@@ -92,14 +92,16 @@ class Setup:
     def batch(self, rows: Rows, number: Tensor, seed: int | None = None) -> Batch:
         """Encode rows of `dataset` for the objective, on the run's device, with all their conditions shown.
 
-        number: see `Batch`; seed: of what a condition draws, the run's own by default.
+        number: see `Batch`; seed: of what a condition draws, the run's own by default, a scale of guidance too.
         """
         x0, eps = encoded(self.codec, rows.images, self.device), None
         noise = Philox(self.recipe.train.seed if seed is None else seed, number)
         if rows.noise is not None:  # what a condition draws was drawn with the pair, too
             noise = Philox(rows.noise[0], torch.from_numpy(rows.noise[1]))
             eps = noise(x0, 0, Stream.START)
-        cond = condition_of(self.config, self.codec, rows, noise, self.device)
+        told = self.config.conditions.guidance
+        scale = None if told is None else told.drawn(noise)
+        cond = condition_of(self.config, self.codec, rows, noise, self.device, scale)
         return Batch(x0, cond, number, self.recipe.train.batch_size, eps=eps, bin=self.codec.bin)
 
     def seen(self, data: Dataset, progress: Told | None = None) -> Dataset:
@@ -161,7 +163,7 @@ def set_up(
         jumps=recipe.jumps,
         label_dropout=train.label_dropout,
     )
-    if recipe.sampler.guidance != 1 and not hideable(config):
+    if recipe.sampler.guidance != 1 and told.guidance is None and not hideable(config):
         raise ValueError(
             f"sampler.guidance = {recipe.sampler.guidance} needs classes, or another condition, hidden now and "
             f"then; {dataset.name} has none. Use guidance = 1."

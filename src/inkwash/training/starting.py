@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from inkwash import checkpoint
 from inkwash.codec import Latents
 from inkwash.conditions import Conditions
+from inkwash.earlier import kept_at, split_step
 from inkwash.features.weights import tensors_hash
-from inkwash.kinds import from_table, in_text, to_table
+from inkwash.kinds import foreign, from_table, in_text, to_table
 from inkwash.model import Model
 from inkwash.modelfolder import CODEC, Config, find_model
 from inkwash.training.encoding import identity
@@ -22,10 +24,16 @@ from inkwash.training.encoding import identity
 _SUMMED = ("embed.label.weight", "embed.numbers.out.weight")
 """Weights that, as they are made, move what a network says at once: new beside trained ones they begin at zero."""
 
+_NUMBERS = ("embed.numbers.unknown", "embed.numbers.out.weight")
+"""Weights that read the numbers a network is told, in their order."""
+
 
 @dataclass(frozen=True)
 class Start:
-    """A model to start from: its weights, its config.json as a table, its codec's weights, and its conditions."""
+    """A model to start from: its weights, its config.json as a table, its codec's weights, and its conditions.
+
+    source: its folder, its run's, or RUN@STEP for the weights of an earlier step.
+    """
 
     source: str
     weights: Mapping[str, Tensor]
@@ -40,15 +48,17 @@ class Start:
         Raises ValueError where it cannot be loaded.
         """
         files = ["model.safetensors", "config.json"]
+        run, step = split_step(source)
         try:
-            saved = checkpoint.load(find_model(source), files, also=[f"{CODEC}.safetensors"])
+            saved = checkpoint.load(find_model(run), files, also=[f"{CODEC}.safetensors"])
         except checkpoint.CheckpointError as error:
             raise ValueError(f"init_from = {source} cannot be loaded: {error}") from error
         table = json.loads(saved.texts["config.json"])
+        weights = saved.tensors["model"] if step is None else kept_at(run, step, table.get("ema")).weights
         stated = table.get("conditions", {})
-        known = set() if told is None else set(_foreign(to_table(told)))
-        conditions: Conditions = from_table(Conditions, stated, trust=known.issuperset(_foreign(stated)))
-        return cls(source, saved.tensors["model"], table, saved.tensors.get(CODEC, {}), conditions)
+        known = set() if told is None else set(foreign(to_table(told)))
+        conditions: Conditions = from_table(Conditions, stated, trust=known.issuperset(foreign(stated)))
+        return cls(source, weights, table, saved.tensors.get(CODEC, {}), conditions)
 
     def check_codec(self, codec: Any) -> None:
         """Raise ValueError where it is not of what this codec makes."""
@@ -74,7 +84,7 @@ class Start:
         condition that both have means something else.
         """
         self._check_meaning(config)
-        theirs, mine = self.weights, model.net.state_dict()
+        mine = model.net.state_dict()
         before = replace(
             config,
             classes=tuple(self.table.get("classes", ())),
@@ -83,7 +93,8 @@ class Start:
         )
         with torch.device("meta"):
             wanted = before.network().state_dict()
-        wrong = [k for k in {**wanted, **theirs} if _shape(wanted, k) != _shape(theirs, k)]
+        wrong = [k for k in {**wanted, **self.weights} if _shape(wanted, k) != _shape(self.weights, k)]
+        theirs = {k: _with_one_number_more(v, mine.get(k)) if k in _NUMBERS else v for k, v in self.weights.items()}
         wrong = wrong or [k for k in theirs if _shape(mine, k) != _shape(theirs, k)]
         if wrong:
             k = wrong[0]
@@ -96,6 +107,7 @@ class Start:
         model.net.load_state_dict({**theirs, **new})
         names = [n for n in config.conditions.names if n not in self.conditions.names]
         names = (["label"] if config.classes and not before.classes else []) + names
+        names += ["guidance"] if config.conditions.guidance and not self.conditions.guidance else []
         said = []
         if names:
             new_to = " and ".join(names)
@@ -120,6 +132,11 @@ class Start:
                 f"init_from = {self.source} knows the numbers {', '.join(ours.vector.names)}, of its own mean and "
                 f"deviation, and this run has {', '.join(here.vector.names)}, or other ones. They must be the same."
             )
+        if ours.guidance and ours.guidance != here.guidance:
+            raise ValueError(
+                f"init_from = {self.source} is told the scale of guidance, from {ours.guidance.low:g} to "
+                f"{ours.guidance.high:g}: a run that starts from it has the same conditions.guidance."
+            )
         if ours.image and here.image and ours.image.task != here.image.task:
             raise ValueError(
                 f"init_from = {self.source} has learned {in_text(ours.image.task)}, and this run is to learn "
@@ -128,18 +145,15 @@ class Start:
             )
 
 
+def _with_one_number_more(theirs: Tensor, mine: Tensor | None) -> Tensor:
+    """Weights that read numbers, with zeros for one that comes after them: at first it says nothing."""
+    more = 0 if mine is None else mine.shape[-1] - theirs.shape[-1]
+    return F.pad(theirs, (0, more)) if more > 0 else theirs
+
+
 def _renamed(theirs: Sequence[str], ours: Sequence[str]) -> tuple[str, str] | None:
     """The first class of another name at its place."""
     return next((pair for pair in zip(theirs, ours, strict=True) if pair[0] != pair[1]), None)
-
-
-def _foreign(table: Mapping[str, Any]) -> Iterator[str]:
-    """The kinds in a table that are code from outside the package."""
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            yield from _foreign(value)
-        elif key == "kind" and ":" in str(value):
-            yield str(value)
 
 
 def _shape(weights: Mapping[str, Tensor], name: str) -> str:
