@@ -16,10 +16,11 @@ from inkwash.fewstep.flowmap import FlowMap, Jump, velocity_of
 from inkwash.guidance import Along
 from inkwash.model import CarriedInputs, EdmInputs, Indexed, Model, Plain, UnitVariance
 from inkwash.noise import Philox, Stream
+from inkwash.objectives import Regression
 from inkwash.paths import VE, VP, CosineBetas, Linear, Table
-from inkwash.samplers import Heun, Jumps
+from inkwash.samplers import Euler, Heun, Jumps
 from inkwash.targets import X0, Carried, Edm, Eps, Flow, V
-from inkwash.times import LogitNormal, Uniform, draw
+from inkwash.times import LogitNormal, Uniform, UShaped, draw
 from inkwash.types import Batch, Condition, Path, Query
 
 MU = torch.tensor([0.4, -0.2, 0.1], dtype=torch.float64)
@@ -268,31 +269,42 @@ class Affine(nn.Module):
         MeanFlow(times=Uniform(), power=0.0),
         MeanFlow("example", "differences", times=Uniform(), power=0.0),
         Shortcut(same=0.5),
+        Regression(times=UShaped()),
     ],
-    ids=["soflow", "soflow-steps", "consistency", "meanflow", "meanflow-differences", "shortcut"],
+    ids=["soflow", "soflow-steps", "consistency", "meanflow", "meanflow-differences", "shortcut", "reflow"],
 )
-def test_a_linear_network_learns_the_flow_map(loss: FlowMap) -> None:
-    """Trained with the teacher's velocity, its one jump from noise to data is the flow map's: mean mu, deviations."""
+def test_a_linear_network_learns_the_flow_map(loss: FlowMap | Regression) -> None:
+    """Trained with the teacher's velocity, its one jump from noise to data is the flow map's: mean mu, deviations.
+
+    Reflow's flow, of pairs of noise and where the teacher's leads, ends there in one step of Euler's and in eight.
+    """
     torch.manual_seed(0)
     model = Model(Affine(), Linear(), Flow(), jumps=True)
     optim = torch.optim.Adam(model.net.parameters(), 2e-2)
-    taught, steps, size = loss.taught(velocity_of(truth())), 300, 128
+    taught, steps, size = loss.taught(velocity_of(truth())) if isinstance(loss, FlowMap) else loss, 300, 128
+    ones, zeros = torch.ones(size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
     for step in range(steps):
         number = torch.arange(step * size, (step + 1) * size)
         noise = Philox(5, number)
         x0 = MU + LAM.sqrt() * noise(torch.empty(size, 3, dtype=torch.float64), 1, Stream.EPS)
-        value = taught(model, Batch(x0, NOTHING, number, size), noise, step / steps).mean()
+        batch = Batch(x0, NOTHING, number, size)
+        if isinstance(loss, Regression):
+            start = noise(x0, 0, Stream.START)
+            batch = batch._replace(x0=flow_map(start, ones, zeros), eps=start)
+        value = taught(model, batch, noise, step / steps).mean()
         optim.zero_grad()
         value.backward()
         for group in optim.param_groups:
             group["lr"] = 2e-2 * min(1.0, 2 * (1 - step / steps))
         optim.step()
-    t, s = torch.ones(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
     x = torch.stack([torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)])
-    with torch.no_grad():
-        mean, one = x - model.mean_velocity(x, t, s, NOTHING)
-    assert float((mean - MU).abs().max()) < 0.1
-    assert float((one - mean - LAM.sqrt()).abs().max()) < 0.1
+    sampler, counts = (Jumps(), [1]) if isinstance(loss, FlowMap) else (Euler(), [1, 8])
+    for count in counts:
+        times = torch.linspace(1, 0, count + 1, dtype=torch.float64)[:, None].expand(-1, 2)
+        with torch.no_grad():
+            mean, one = drive(sampler(Linear(), x, times, Philox(0, torch.arange(2))), model, NOTHING)
+        assert float((mean - MU).abs().max()) < 0.1
+        assert float((one - mean - LAM.sqrt()).abs().max()) < 0.1
 
 
 @pytest.mark.parametrize(
