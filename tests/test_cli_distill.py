@@ -27,9 +27,6 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path("teacher")
 
 
-STEPS = ["--set", "train.steps=2", "--set", "train.minutes=none"]
-
-
 def test_a_teacher_becomes_a_student_that_draws_in_one_step(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["distill", "teacher", "--steps", "1,2,4", "--minutes", "0.02"]) == 0
     said = capsys.readouterr().out

@@ -23,6 +23,7 @@ from inkwash.samplers import AnySampler, Euler, Jumps
 from inkwash.sampling import Sampling
 from inkwash.targets import AnyTarget, Carried, Eps, Flow
 from inkwash.times import AnyDensity, UShaped
+from inkwash.training.encoding import identity
 from inkwash.types import Component
 
 
@@ -70,7 +71,8 @@ def student(
     """
     run, step = split_step(run)
     folder = find_model(run)
-    config, told = read_config(folder, trust=trust), _told(folder, data)
+    config = read_config(folder, trust=trust)
+    told = _told(folder, config, data)
     whole = str(folder.absolute())
     teacher = whole if step is None else f"{whole}@{step}"
     taught, scale = _guidance(config, guidance, folder)
@@ -102,7 +104,7 @@ def student(
             label_dropout=1.0 if not config.classes else 0.0 if baked else told.train.label_dropout,
         ),
         sampler=Sampling(method=sampler, steps=steps, guidance=1.0 if taught is None else scale),
-        codec=InLatents(whole) if isinstance(config.codec, Latents) else None,
+        codec=InLatents(whole, identity(config.codec)) if isinstance(config.codec, Latents) else None,
         conditions=_always(config.conditions, taught) if baked else config.conditions,
         teacher=Teacher(teacher, sampler=followed, pairs=drawn if pairs is None else pairs),
     )
@@ -140,7 +142,7 @@ def _always(told: Conditions, taught: ByGuidance | None) -> Conditions:
     return replace(told, guidance=taught, **shown)
 
 
-def _told(folder: File, data: str | None) -> Recipe:
+def _told(folder: File, config: Config, data: str | None) -> Recipe:
     """What the teacher's run says of its data and its training; of a model alone, only the data are known."""
     written = folder.parent / "recipe.toml"
     if written.is_file():
@@ -151,7 +153,10 @@ def _told(folder: File, data: str | None) -> Recipe:
             f"{folder} is a model without its run, and nothing says what it was trained on. Name the data with --data "
             "SOURCE."
         )
-    return Recipe(DataSpec(data), train=Train(batch_size=64))
+    spec = DataSpec(data)
+    if len(config.pictures) == 3:
+        spec = replace(spec, size=config.pictures[1:], channels=config.pictures[0])
+    return Recipe(spec, train=Train(batch_size=64))
 
 
 def _carried(config: Config) -> tuple[AnyTarget, AnyInputs]:

@@ -220,7 +220,7 @@ class _Module(nn.Module):
     def __init__(self, s: _Stated, dropout: float, channels: int, given: Given, outputs: int) -> None:
         super().__init__()
         widths, depth = s.widths, s.depth
-        self.channels = channels
+        self.channels, self.places = channels, 1
         self.factor = 2 ** (len(widths) - 1)
         wide = min(widths) // s.groups >= GROUP
         self.layout = torch.channels_last if wide else torch.contiguous_format

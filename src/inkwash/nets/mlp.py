@@ -49,7 +49,7 @@ class _Module(nn.Module):
     def __init__(self, config: MLP, features: int, given: Given, outputs: int) -> None:
         super().__init__()
         width, depth = config.width, config.depth
-        self.features = features
+        self.features, self.places = features, 1
         self.embed = Embedding(width, given)
         self.modulation = nn.Linear(width, 2 * width * depth)
         self.first = nn.Linear(features, width)

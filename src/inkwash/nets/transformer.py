@@ -278,7 +278,7 @@ class Transformer(nn.Module, ABC):
     ) -> None:
         super().__init__()
         width = embed.time_out.out_features
-        self.channels, self.patch, self.factor = channels, patch, patch
+        self.channels, self.patch, self.factor, self.places = channels, patch, patch, patch**2
         self.embed, self.front = embed, front
         self.door = nn.Linear(channels * patch**2, width, bias)
         self.image, shown = given.image, (given.image + 1) * patch**2

@@ -156,7 +156,7 @@ class _Module(nn.Module):
     def __init__(self, sizes: _Sizes, dropout: float, channels: int, given: Given, outputs: int) -> None:
         super().__init__()
         patch, widths, depth = sizes.patch, sizes.widths, sizes.depth
-        self.channels, self.patch = channels, patch
+        self.channels, self.patch, self.places = channels, patch, 1
         self.factor = patch * 2 ** (len(widths) - 1)
         last = len(widths) - 1
 

@@ -80,8 +80,8 @@ class Start:
         """Load its weights into a model; what a user should know of what is new in it.
 
         The model may have conditions that this one has not. What reads them is made anew, so that at first the network
-        answers as before, where texts are read by cross-attention. Raises ValueError for other networks, and where a
-        condition that both have means something else.
+        answers as before, where texts are read by cross-attention. A variance that is learned no more is left out.
+        Raises ValueError for other networks, and where a condition that both have means something else.
         """
         self._check_meaning(config)
         mine = model.net.state_dict()
@@ -90,11 +90,15 @@ class Start:
             classes=tuple(self.table.get("classes", ())),
             conditions=self.conditions,
             jumps=bool(self.table.get("jumps", False)),
+            learned_variance=bool(self.table.get("learned_variance", False)),
         )
         with torch.device("meta"):
             wanted = before.network().state_dict()
         wrong = [k for k in {**wanted, **self.weights} if _shape(wanted, k) != _shape(self.weights, k)]
         theirs = {k: _with_one_number_more(v, mine.get(k)) if k in _NUMBERS else v for k, v in self.weights.items()}
+        places = getattr(model.net, "places", None)
+        if before.learned_variance and not config.learned_variance and places:
+            theirs = {k: _without_variance(v, mine.get(k), places) for k, v in theirs.items()}
         wrong = wrong or [k for k in theirs if _shape(mine, k) != _shape(theirs, k)]
         if wrong:
             k = wrong[0]
@@ -149,6 +153,16 @@ def _with_one_number_more(theirs: Tensor, mine: Tensor | None) -> Tensor:
     """Weights that read numbers, with zeros for one that comes after them: at first it says nothing."""
     more = 0 if mine is None else mine.shape[-1] - theirs.shape[-1]
     return F.pad(theirs, (0, more)) if more > 0 else theirs
+
+
+def _without_variance(theirs: Tensor, mine: Tensor | None, places: int) -> Tensor:
+    """The half of a last layer that answers; the other says how wide the posterior is, and is left out.
+
+    places: how many a network's last layer answers for side by side, all channels of one and then those of the next.
+    """
+    if mine is None or theirs.shape != (2 * mine.shape[0], *mine.shape[1:]):
+        return theirs
+    return theirs.reshape(places, 2, -1, *mine.shape[1:])[:, 0].reshape(mine.shape)
 
 
 def _renamed(theirs: Sequence[str], ours: Sequence[str]) -> tuple[str, str] | None:
