@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from inkwash.cli.app import run as main
+from inkwash.distilling.report import STRAIGHT
 from inkwash.evaluation.sweep import SWEEP
 from inkwash.modelfolder import load_model
 from inkwash.pipeline import load
@@ -64,15 +66,21 @@ def test_the_report_has_every_way_once_and_measures_none_twice(run: Path, capsys
     assert rows == [("teacher", "DpmSolver", n, n) for n in ("50", "20", "10", "5")] + [
         ("teacher-reflow", "Euler", n, n) for n in ("4", "2", "1")
     ]
+    straight = re.search(
+        r"\(64 trajectories x 32 Heun steps\): teacher ([\d.e-]+), teacher-reflow ([\d.e-]+)\.$", said, re.M
+    )
+    kept = [json.loads(Path(run, "evaluation", STRAIGHT).read_text()) for run in ("teacher", "teacher-reflow")]
+    assert straight is not None
+    assert [f"{line['straightness']:.4g}" for line in kept] == list(straight.groups())
     folder = Path("teacher-reflow/few-steps")
     assert (folder / "table.md").read_text().strip() in said
     assert (folder / "quality.png").stat().st_size > 1000
     assert (folder / "sheet.png").stat().st_size > 1000
-    kept = Path("teacher-reflow/evaluation") / SWEEP
-    lines = kept.read_text()
+    points = Path("teacher-reflow/evaluation") / SWEEP
+    lines = points.read_text()
     assert len(lines.splitlines()) == 3
     assert main(options) == 0
-    assert kept.read_text() == lines
+    assert points.read_text() == lines
     again = capsys.readouterr().out
     assert again[again.index("FD-raw") :] == said[said.index("FD-raw") :]
 

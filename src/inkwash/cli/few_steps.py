@@ -35,7 +35,17 @@ def few_steps(
     """
     refuse(mistakes_so_far(ctx))
     from inkwash.cli.terminal import stages
-    from inkwash.distilling.report import STUDENT_STEPS, TEACHER_CALLS, Contestant, measured, plot, sheet, table
+    from inkwash.distilling.report import (
+        STUDENT_STEPS,
+        TEACHER_CALLS,
+        Contestant,
+        measured,
+        plot,
+        sheet,
+        straight_line,
+        straightened,
+        table,
+    )
     from inkwash.earlier import split_step
     from inkwash.evaluation import about_model, evaluation_folder, real_side
     from inkwash.kinds import in_text
@@ -65,12 +75,13 @@ def few_steps(
             students[0], split, None, features, n, measures=("fd",), device=models[0].pipe.device, watch=told
         )
         found = measured(models, side, n, seed=seed, watch=told)
-    text = table(found)
+        examples = None if side.data is None or side.rows is None else (side.data, side.rows)
+        straight = {} if examples is None else straightened(models, examples, seed=seed, watch=told)
+    text = table(found) + ("\n" + straight_line(straight) if straight else "")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "table.md").write_text(text, encoding="utf-8")
     about = {"n": n, "seed": seed, "split": split, "features": features}
     drawn = [save_png(plot(found), folder / "quality.png", about)]
-    examples = None if side.data is None or side.rows is None else (side.data, side.rows)
     drawn.append(save_png(sheet(models, seed=seed, examples=examples), folder / "sheet.png", about))
     say(text)
     say(f"In {folder}: table.md, {', '.join(file.name for file in drawn)}")

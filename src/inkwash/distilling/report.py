@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,12 +10,19 @@ from pathlib import Path as File
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from inkwash import pictures
+from inkwash.distilling.straightness import straightness
 from inkwash.evaluation import evaluate
+from inkwash.evaluation.record import append_lines, read_lines
 from inkwash.evaluation.sweep import SWEEP, Point, Watch, sweep
+from inkwash.features import tensors_hash
+from inkwash.modelfolder import model_hash
 from inkwash.pipeline import Pipeline
+from inkwash.recipes import Teacher
 from inkwash.samples import Samples
+from inkwash.teaching import Bound
 from inkwash.training.previews import Asked
 
 if TYPE_CHECKING:
@@ -31,6 +39,12 @@ STUDENT_STEPS = (4, 2, 1)
 
 SHOWN = 8
 """Seeds in the sheet: one row of it each."""
+
+TRAJECTORIES, HEUN_STEPS = 64, 32
+"""By how many, and in how many steps, straightness is measured."""
+
+STRAIGHT = "straightness.jsonl"
+"""The file in a run's evaluation folder that keeps it."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +92,51 @@ def measured(
             **given,
         )
     return found
+
+
+def straightened(
+    models: Sequence[Contestant], examples: tuple[Dataset, np.ndarray], *, seed: int = 0, watch: Watch | None = None
+) -> dict[str, float]:
+    """How straight each model's flow is, by its name (`straightness`): of a model of two times, of u(x, t, t).
+
+    Each is guided as it is drawn; all go from the same noise, asked for what the same `examples` show: data, and which
+    of its rows. Kept in the model's folder, and not measured again.
+    """
+    found = {}
+    for one in models:
+        pipe = one.pipe
+        told = Asked.told(pipe.config, pipe.codec, examples, TRAJECTORIES, pipe.device)
+        shown = {name: value for name, value in vars(told.cond).items() if value is not None}
+        own = pipe.config.sampling
+        asked = pipe.described(own) | {
+            "model": model_hash(pipe.config, pipe.model),
+            "shown": tensors_hash(shown),
+            "trajectories": told.count,
+            "heun_steps": HEUN_STEPS,
+            "seed": seed,
+            "torch": torch.__version__,
+        }
+        asked = json.loads(json.dumps(asked))
+        kept = [line["straightness"] for line in read_lines(one.folder / STRAIGHT) if line["asked"] == asked]
+        if kept:
+            found[one.name] = float(kept[-1])
+            continue
+        if watch is not None:
+            watch(f"{one.name}: straightness", 0.0)
+        x = torch.empty(told.count, *pipe.config.shape, device=pipe.device)
+        velocity = Bound(pipe, own, Teacher(one.name)).velocity
+        found[one.name] = straightness(velocity, told.cond, x, steps=HEUN_STEPS, seed=seed)
+        append_lines(one.folder / STRAIGHT, [json.dumps({"asked": asked, "straightness": found[one.name]})])
+    return found
+
+
+def straight_line(found: Mapping[str, float]) -> str:
+    """What is said of straightness under the table."""
+    each = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
+    return (
+        f"Straightness S of the flow, 0 where one Euler step is exact ({TRAJECTORIES} trajectories x {HEUN_STEPS} Heun "
+        f"steps): {each}.\n"
+    )
 
 
 def table(found: Mapping[str, Sequence[Point]]) -> str:
