@@ -11,6 +11,7 @@ from inkwash.codec import Latents
 from inkwash.conditions import ByGuidance, Conditions
 from inkwash.data import DataSpec
 from inkwash.earlier import split_step
+from inkwash.edit import check_deterministic
 from inkwash.fewstep import Consistency, MeanFlow, Shortcut, SoFlow
 from inkwash.kinds import OneOf
 from inkwash.model import AnyInputs, CarriedInputs
@@ -19,12 +20,15 @@ from inkwash.objectives import AnyObjective, Regression
 from inkwash.optim import Muon
 from inkwash.paths import Linear
 from inkwash.recipes import InLatents, Recipe, Teacher, Train, read_recipe
-from inkwash.samplers import AnySampler, Euler, Jumps
+from inkwash.samplers import AnySampler, Euler, Heun, Jumps
 from inkwash.sampling import Sampling
 from inkwash.targets import AnyTarget, Carried, Eps, Flow
 from inkwash.times import AnyDensity, UShaped
 from inkwash.training.encoding import identity
 from inkwash.types import Component
+
+FOLLOWED = 16
+"""Heun's steps, at least, along the flow of a model that is drawn by Euler's. Custom: such flows are straight."""
 
 
 @dataclass(frozen=True)
@@ -172,13 +176,14 @@ def _carried(config: Config) -> tuple[AnyTarget, AnyInputs]:
 
 
 def _followed(config: Config, own: Sampling) -> Sampling:
-    """How pairs are drawn: by the teacher's own sampler if it adds no noise, else by Heun's."""
-    from inkwash.edit import check_deterministic
+    """How pairs are drawn: by the teacher's own sampler if it adds no noise, else by Heun's.
 
+    A reflowed model is drawn in a few of Euler's steps, and its pairs are to be its flow's: they take Heun's, too.
+    """
+    if isinstance(own.method, Euler):
+        return replace(own, method=Heun(), steps=max(own.steps, FOLLOWED))
     try:
         check_deterministic(own.method, own.path or config.path, own.times(config.path))
     except ValueError:
-        from inkwash.samplers import Heun
-
         return replace(own, method=Heun())
     return own

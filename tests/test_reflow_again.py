@@ -1,0 +1,112 @@
+"""What comes after reflow: its distillation to k steps, and reflow again, of the flow that it made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from inkwash.cli.app import run as main
+from inkwash.data import load as load_data
+from inkwash.distilling import Reflow, student
+from inkwash.model import Model
+from inkwash.noise import Philox, Stream
+from inkwash.objectives import Regression
+from inkwash.paths import Linear
+from inkwash.pipeline import load
+from inkwash.recipes import read_recipe
+from inkwash.samplers import Euler, Heun
+from inkwash.targets import Flow
+from inkwash.times import UShaped, Visited
+from inkwash.training import train
+from inkwash.training.setup import set_up
+from inkwash.types import Condition
+
+POINTS: dict[str, Any] = {
+    "data": {"source": "moons", "limit": 96},
+    "net": {"kind": "mlp", "width": 32, "depth": 1},
+    "train": {"steps": 60, "batch_size": 64, "samples": 4, "snapshots": 0},
+    "optim": {"kind": "adamw", "lr": 1e-2},
+    "sampler": {"method": "heun", "steps": 3, "guidance": 2.0},
+}
+
+
+@pytest.fixture
+def reflowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A run that `inkwash distill --method reflow` made, whose flow is not straight yet."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("INKWASH_CACHE", str(tmp_path / "cache"))
+    list(train(read_recipe(POINTS), "teacher"))
+    asked = ["--method", "reflow(pairs=64)", "--set", "train.steps=20"]
+    assert main(["distill", "teacher", *asked]) == 0
+    return "teacher-reflow"
+
+
+def test_distilling_to_k_steps_learns_the_reflowed_flow_where_such_samplers_ask(
+    reflowed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    method = 'reflow(pairs=40,times={kind="visited",steps=[1,2,4]})'
+    capsys.readouterr()
+    code = main(["distill", reflowed, "--method", method, "--steps", "1,2,4", "--set", "train.steps=2"])
+    assert code == 0, capsys.readouterr().err
+    recipe = read_recipe("teacher-reflow-reflow/recipe.toml")
+    assert isinstance(recipe.objective, Regression)
+    assert recipe.objective.times == Visited((1, 2, 4))
+    assert (recipe.sampler.method, recipe.sampler.steps, recipe.sampler.guidance) == (Euler(), 4, 1.0)
+    assert recipe.teacher is not None
+    assert Path(recipe.teacher.run) == Path("teacher-reflow/model").absolute()
+    assert recipe.teacher.sampler is not None
+    assert recipe.teacher.sampler.guidance == 1.0  # it is part of the reflowed model already
+    # New pairs, of the reflowed flow itself: not of the few steps in which that model is drawn, nor of its teacher's.
+    setup = set_up(recipe, load_data(recipe.data))
+    rows = setup.dataset.take(np.arange(40))
+    x0 = setup.batch(rows, torch.arange(40)).x0
+    pipe, labels = load(reflowed), setup.dataset.labels
+    assert labels is not None
+    ends = [
+        setup.codec.encode(torch.from_numpy(pipe(40, label=labels.tolist(), **how).array))
+        for how in ({"sampler": "heun", "steps": 16}, {"sampler": "heun", "steps": 200}, {})
+    ]
+    own, whole, coarse = (float((x0 - other).square().mean().sqrt()) for other in ends)
+    assert own < 1e-3  # they are float16
+    assert coarse > 4 * whole
+    # Trained at these times and no others, all of which its sampler, and those of fewer steps, visit.
+    seen: set[float] = set()
+
+    class Spy(nn.Module):
+        def forward(self, x: Tensor, t_emb: Tensor, s_emb: Tensor, cond: Condition) -> Tensor:
+            seen.update((t_emb.double() / 1000).tolist())
+            return torch.zeros_like(x)
+
+    number = torch.arange(recipe.train.batch_size)
+    batch = setup.batch(setup.dataset.take(np.arange(64) % 40), number)
+    loss = setup.objective(Model(Spy(), Linear(), Flow()), batch, Philox(0, number), 0.5)
+    assert batch.eps is not None
+    assert torch.equal(batch.eps, Philox(0, torch.arange(64) % 40)(x0[:1].expand(64, -1), 0, Stream.START))
+    torch.testing.assert_close(loss, (batch.eps - batch.x0).square().mean(1))
+    visited = {float(t) for k in (1, 2, 4) for t in recipe.sampler.changed(steps=k).times(Linear())[:-1]}
+    assert seen == visited == {0.25, 0.5, 0.75, 1.0}
+
+
+def test_a_second_round_is_of_the_first_ones_flow(reflowed: str) -> None:
+    asked = ["--method", "reflow(pairs=24)", "--set", "train.steps=2", "--out", "second"]
+    assert main(["distill", reflowed, *asked]) == 0
+    first, second = (read_recipe(f"{run}/recipe.toml") for run in (reflowed, "second"))
+    for recipe, run, guidance in ((first, "teacher", 2.0), (second, reflowed, 1.0)):
+        assert recipe.teacher is not None
+        assert recipe.teacher.sampler is not None
+        assert Path(recipe.teacher.run) == Path(run, "model").absolute()
+        assert recipe.teacher.sampler.guidance == guidance
+        assert isinstance(recipe.objective, Regression)
+        assert recipe.objective.times == UShaped()
+        assert recipe.teacher.sampler.method == Heun()
+    assert first.teacher is not None
+    assert second.teacher is not None
+    assert first.teacher.sampler is not None
+    assert second.teacher.sampler is not None
+    assert (first.teacher.sampler.steps, second.teacher.sampler.steps) == (3, 16)
+    assert student("second", Reflow()).teacher is not None
