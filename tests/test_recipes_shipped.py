@@ -37,6 +37,7 @@ MADE = {
     "emoji-text": ((3, 64, 64), 0, 6_270_988),
     "emoji-translation": ((3, 64, 64), 0, 5_390_476),
     "fashion-mnist": ((1, 28, 28), 10, 2_031_172),
+    "fashion-mnist-few-steps": ((1, 28, 28), 10, 2_064_196),
     "latent-64": ((4, 16, 16), 10, 4_545_892),
     "super-resolution-64": ((3, 64, 64), 0, 4_796_044),
     "swiss-roll": ((2,), 0, 231_810),
@@ -80,7 +81,8 @@ def test_networks_have_the_parameters_that_are_said(name: str) -> None:
 
 def given(recipe: Recipe, shape: tuple[int, ...], classes: int) -> Given:
     told = recipe.conditions or Conditions()
-    return Given(classes, tokens=told.text.encoder.width if told.text else 0, image=shape[0] if told.image else 0)
+    tokens = told.text.encoder.width if told.text else 0
+    return Given(classes, tokens=tokens, jumps=recipe.jumps, image=shape[0] if told.image else 0)
 
 
 @pytest.mark.parametrize("name", MADE)
@@ -135,7 +137,7 @@ def a_codec(folder: Path) -> Path:
     return folder / "codec"
 
 
-CALLS = {"ddpm-cifar10": 1000, "annotated-fashion-mnist": 200, "cosine-64": 20}
+CALLS = {"ddpm-cifar10": 1000, "annotated-fashion-mnist": 200, "cosine-64": 20, "fashion-mnist-few-steps": 4}
 
 
 @pytest.mark.parametrize("name", MADE)

@@ -86,7 +86,9 @@ def student(
     if not isinstance(method, Reflow) and isinstance(config.target, Eps) and method.begin == 0:
         objective = replace(method, begin=0.3)  # what the network says has a new meaning: first it learns that
     baked = taught is not None or scale != 1 or drawn > 0 or pairs is not None
-    sampler: AnySampler = Euler() if isinstance(method, Reflow) else Jumps()
+    # A consistency model has learned jumps to the data alone.
+    jumps = Jumps(renoise=1.0 if isinstance(method, Consistency) else 0.0)
+    sampler: AnySampler = Euler() if isinstance(method, Reflow) else jumps
     followed = replace(config.sampling, guidance=scale)
     if drawn or pairs is not None:
         followed = _followed(config, followed)
