@@ -31,7 +31,7 @@ from inkwash.modelfolder import Config, save_model
 from inkwash.nets import MLP, ModernDiT, TinyAutoencoder, UNet
 from inkwash.noise import Philox, Stream
 from inkwash.paths import VP, Linear, LinearBetas, SigmoidSchedule, Table
-from inkwash.samplers import Ancestral, Ddim, Heun
+from inkwash.samplers import Ancestral, Ddim, Heun, Jumps
 from inkwash.sampling import Sampling
 from inkwash.targets import Eps, Flow, V
 from inkwash.text import MiniLm
@@ -308,6 +308,29 @@ def test_the_loop_beside_a_program_draws_the_pipelines_points(tmp_path: Path, mo
     mine = names["draw"](start(POINTS, 4, 2)) * [0.5, 3.0] + [1.0, -2.0]
     theirs = inkwash.load(tmp_path / "model", device="cpu")(4, seed=2, sampler="ddim", steps=5).array
     np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("write", [to_torch_export, to_onnx])
+def test_a_model_of_few_steps_jumps_in_its_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Any) -> None:
+    if write is to_onnx:
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+    config = replace(
+        PICTURES,
+        path=Linear(),
+        target=Flow(),
+        inputs=UnitVariance(0.5),
+        jumps=True,
+        sampling=Sampling(Jumps(), steps=2),
+    )
+    write(saved(config, tmp_path / "model"), tmp_path / "graph")
+    names = loop(tmp_path / "graph", monkeypatch)
+    pipe = inkwash.load(tmp_path / "model", device="cpu")
+    mine = names["decode"](names["draw"](start(config, 3, 5), np.array([0, 1, -1])))
+    theirs = pipe(3, label=[0, 1, -1], seed=5).array
+    assert np.abs(mine.astype(int) - theirs).max() <= 1
+    flow = pipe(3, label=[0, 1, -1], seed=5, sampler="euler").array  # what it would draw without its second time
+    assert np.abs(mine.astype(int) - flow).mean() > 3
 
 
 def test_a_learned_variance_comes_with_the_graph(tmp_path: Path) -> None:

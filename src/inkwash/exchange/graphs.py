@@ -1,7 +1,8 @@
 """Models as graphs for other programs: ONNX files and torch.export programs, which need no inkwash to run.
 
 The graph is the denoiser, (x, t, what it is told) to (x0, eps), with the path's formulas inside, so that any sampler
-can be written around it (`loops` has one); for a model of latents the decoder is a second graph.
+can be written around it (`loops` has one); a model of jumps has a second time after t. For a model of latents the
+decoder is a second graph.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ Run = Callable[[Inputs], list[Tensor]]
 class Denoising(nn.Module):
     """A model as a module of tensors alone: (x [B, ...], t [B] float64, *told) to (x0, eps[, var_mix]).
 
-    told: the names of the fields of a `Condition` that the model takes, in the order in which they follow t; denoiser:
-    the model in what fills in its condition, None for the model alone.
+    A model of jumps takes a second time s after t. told: the names of the fields of a `Condition` that the model takes,
+    in the order in which they follow; denoiser: the model in what fills in its condition, None for the model alone.
     """
 
     outputs = ("x0", "eps", "var_mix")
@@ -49,10 +50,12 @@ class Denoising(nn.Module):
         self.net = model.net
         self.denoiser = denoiser or model
         self.told = tuple(told)
+        self.jumps = model.jumps
 
-    def forward(self, x: Tensor, t: Tensor, *told: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor, t: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         """Estimate data and noise."""
-        answer = self.denoiser(Query(x, t, t), Condition(**dict(zip(self.told, told, strict=True))))
+        s, told = (rest[0], rest[1:]) if self.jumps else (t, rest)
+        answer = self.denoiser(Query(x, t, s), Condition(**dict(zip(self.told, told, strict=True))))
         return tuple(part for part in answer if part is not None)
 
 
@@ -125,7 +128,8 @@ def _modules(pipe: Pipeline) -> list[tuple[str, Any, Callable[[int], Inputs]]]:
         x = torch.randn(n, *config.shape, generator=torch.Generator().manual_seed(n))
         t = config.path.snap(torch.linspace(0.9, 0.1, n, dtype=torch.float64))
         cond = asked_of(config, n)
-        return {"x": x, "t": t} | {name: getattr(cond, name) for name in told(config)}
+        times = {"t": t, "s": t * torch.linspace(0.3, 1.0, n, dtype=torch.float64)} if config.jumps else {"t": t}
+        return {"x": x} | times | {name: getattr(cond, name) for name in told(config)}
 
     scale = config.conditions.guidance
     denoiser = None if scale is None else Told(pipe.model, scale.standard(config.sampling.guidance))

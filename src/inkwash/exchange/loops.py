@@ -1,7 +1,7 @@
 """What lies beside an exported graph: `draw.py`, a sampling loop that needs no inkwash, and the `model.json` it reads.
 
-The loop is DDIM without noise, the simplest sampler there is. Any other can be written around the same graph: alpha and
-sigma of the whole path are in `model.json` too.
+The loop is DDIM without noise, the simplest sampler there is; of a network with two times its steps are jumps. Any
+other can be written around the same graph: alpha and sigma of the whole path are in `model.json` too.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ ENTRIES = 1000
 def about(config: Config) -> dict[str, Any]:
     """What the loop needs to know of a model, and a reader wants to: `model.json`.
 
-    told: what the graph takes after x and t, in order, with the shape for one picture; hidden: what of it can be left
+    times: how many the graph takes after x, two where it jumps from one to the other; told: what it takes after these,
+    in order, with the shape for one picture; hidden: what of it can be left
     out, and guidance pushes away from by leaving it out. steps: the times the loop visits, with alpha, sigma and the
     guidance there, as many as the model's own sampler asks its network; path: alpha and sigma at all entries of a
     table, or at i/1000.
@@ -50,6 +51,7 @@ def about(config: Config) -> dict[str, Any]:
         "format": 1,
         "inkwash": __version__,
         "shape": list(config.shape),
+        "times": 1 + config.jumps,
         "told": {name: list(shape) for name, shape in told(config).items()},
         "hidden": [name for name in told(config) if _OF.get(name, name) in hidden],
         "classes": list(config.classes),
@@ -116,6 +118,11 @@ def readme(config: Config, format: Format, compared: list[str]) -> str:
     """The folder's README."""
     ending, package = {"onnx": ("onnx", "onnxruntime"), "torch-export": ("pt2", "torch")}[format]
     takes = {"x": (config.shape, "float32"), "t": ((), "float64 in [0, 1], 0 data and 1 noise")}
+    takes |= (
+        {"s": ((), "float64, where to jump to, at most t; at t itself it is an ordinary denoiser")}
+        if config.jumps
+        else {}
+    )
     takes |= {name: (shape, _MEANS[name]) for name, shape in told(config).items()}
     of_any = {"tokens": ("tokens", config.given.tokens), "present": ("tokens",)}
     sizes = {name: ("n", *of_any.get(name, shape)) for name, (shape, _) in takes.items()}
@@ -200,10 +207,10 @@ def draw(noise, *told):
     base = [np.full_like(v, UNKNOWN[k]) if k in about["hidden"] else v for k, v in zip(about["told"], told)]
     x = (about["steps"][0]["sigma"] * noise).astype(np.float32)
     for now, then in zip(about["steps"], about["steps"][1:]):
-        t = np.full(len(x), now["t"])
-        x0, eps = run_denoiser(x, t, *told)[:2]
+        when = [np.full(len(x), step["t"]) for step in (now, then)][: about["times"]]
+        x0, eps = run_denoiser(x, *when, *told)[:2]
         if now["guidance"] != 1:
-            any_x0, any_eps = run_denoiser(x, t, *base)[:2]
+            any_x0, any_eps = run_denoiser(x, *when, *base)[:2]
             x0 = any_x0 + now["guidance"] * (x0 - any_x0)
             eps = any_eps + now["guidance"] * (eps - any_eps)
         if about["clip"]:
