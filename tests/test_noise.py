@@ -139,6 +139,7 @@ def test_golden_values() -> None:
     # Streams are numbers in every stored run: they are never dealt out again.
     older = {"EPS": 0, "TIME": 1, "DROP": 2, "STEP": 3, "START": 4}
     newer = {"RENOISE": 5, "PROBE": 6, "BIN": 7, "BOUND": 8, "CHOICE": 9, "GRID": 10, "SHOWN": 11, "MASK": 12}
+    newer |= {"SCALE": 13}
     assert {s.name: int(s) for s in Stream} == older | newer
 
 

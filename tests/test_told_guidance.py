@@ -293,7 +293,7 @@ def test_a_graph_fills_in_the_models_own_scale(taught: Pipeline) -> None:
     x = torch.randn(2, 2, generator=torch.Generator().manual_seed(0))
     t, label = torch.full((2,), 0.5, dtype=torch.float64), torch.tensor([0, 1])
     own, most = (torch.tensor([(w - 2.75) / (2.5 / 12**0.5)]) for w in (2.0, 4.0))
-    found = graph(x, t, label, torch.stack([torch.full((1,), torch.nan), most]))
+    found = graph(x, t, t, label, torch.stack([torch.full((1,), torch.nan), most]))
     expected = taught.model(Query(x, t, t), Condition(label, vector=torch.stack([own, most])))
     torch.testing.assert_close(found[0], expected.x0, rtol=0, atol=1e-6)
 
