@@ -58,6 +58,10 @@ class ComparisonError(ValueError):
         self.mistakes = list(mistakes)
 
 
+_AWAY = ("weak", "negative")
+"""What guidance pushes away from, and what a guidance of 1 does not take."""
+
+
 def ways(
     pipe: Pipeline,
     samplers: Sequence[str],
@@ -74,7 +78,8 @@ def ways(
     What is not given is the model's own. changes: others of its settings, as `Pipeline.settings` takes them, for all.
     by: what the counts say: steps, or calls, where a sampler takes as many steps as make that many calls or just fewer.
     A sampler that chooses its own steps, and a listed grid, which has its own, come once, and so does what is asked
-    for twice. Raises ComparisonError.
+    for twice, and a guidance of 1, of which no rule makes anything else. Beside others it is drawn without what they
+    are pushed away from. Raises ComparisonError.
     """
     mistakes: list[str] = []
     if wrong := [n for n in counts if n < 1]:
@@ -85,9 +90,15 @@ def ways(
         for text in texts:
             _noted(mistakes, from_text, union, text, what)
     one = guidance is None or isinstance(guidance, int | float)
-    scales = [None if guidance is None else float(guidance)] if one else list(dict.fromkeys(guidance))  # type: ignore[arg-type]
+    given: Any = [guidance] if one else guidance
+    scales = list(dict.fromkeys(given)) or [None]
+
+    def settings(scale: float | None, **more: Any) -> Sampling:
+        alone = scale == 1 and len(scales) > 1 and not changes.get("also")
+        return pipe.settings(guidance=scale, **{k: v for k, v in changes.items() if not (alone and k in _AWAY)}, **more)
+
     for scale in scales:
-        _noted(mistakes, pipe.settings, guidance=scale, **changes)
+        _noted(mistakes, settings, scale)
     if mistakes:
         raise ComparisonError(mistakes)
     found: list[Way] = []
@@ -95,10 +106,15 @@ def ways(
     manners: list[str | None] = [*_once(AnyRule, rules)] or [None]
     counts = list(dict.fromkeys(counts))
     for sampler, grid, scale, rule in product(_once(AnySampler, samplers), spacings, scales, manners):
+        off = not changes.get("also") and (pipe.config.sampling.guidance if scale is None else scale) == 1
+        if off and rule != manners[0]:
+            continue
         row = sampler if len(spacings) < 2 else f"{sampler} on {grid}"
-        row += f", guidance {scale:g}" if len(scales) > 1 else ""
-        row += f", {rule}" if len(manners) > 1 else ""
-        own = pipe.settings(sampler=sampler, grid=grid, guidance=scale, rule=rule, **changes)
+        row += f", guidance {scale:g}" if scale is not None and len(scales) > 1 else ""
+        row += f", {rule}" if len(manners) > 1 and not off else ""
+        own = _noted(mistakes, settings, scale, sampler=sampler, grid=grid, rule=None if off else rule)
+        if own is None:
+            continue
         if (alone := _noted(mistakes, _has_own_steps, pipe, own)) is not None:
             tried = [_noted(mistakes, _way, pipe, row, own, n, by) for n in ([None] if alone else counts)]
             found += [way for way in tried if way is not None]
@@ -150,6 +166,8 @@ def _warm(query: Query, answer: Denoised) -> None:
 
 
 def _run(pipe: Pipeline, own: Sampling, n: int, seed: int, **told: Any) -> Samples:
+    if own.guidance == 1 and not told.get("also"):
+        told = {name: said for name, said in told.items() if name not in _AWAY}
     return pipe(
         n,
         steps=own.steps,

@@ -145,7 +145,11 @@ def compare(
         "" if settings.get("interval") is None else " for sigma/alpha from {:g} to {:g}".format(*settings["interval"])
     )
     what_scale = "guidance" if scale is None else f"guidance {scale:g}"
-    guided = "" if scale == 1 else f"{what_scale}: a call{within} runs the network twice · "
+    guided = (
+        ""
+        if scale == 1 or pipe.config.conditions.guidance
+        else f"{what_scale}: a call{within} runs the network twice · "
+    )
     note = f"{guided}seconds for the {what} of a cell on {settings['device']}, {precision} · seed {seed}"
     out = out or free_name(Path("compare.png"))
     save_png(comparison(found, by, title=run.resolve().name, note=note), out, settings)
