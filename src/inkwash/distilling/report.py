@@ -198,15 +198,15 @@ def sheet(
     examples: data, and which of its rows, whose captions, numbers or pictures are asked for, by models that are told
     of them; the others draw every class in turn.
     """
-    first, cond = models[0].pipe, None
-    if examples is not None and first.config.conditions.names:
-        asked = Asked.told(first.config, first.codec, examples, rows, first.device)
-        rows, cond = asked.count, asked.cond
     columns: list[Samples] = []
     heads = []
     for one in models:
+        pipe, cond = one.pipe, None
+        if examples is not None and pipe.config.conditions.names:
+            asked = Asked.told(pipe.config, pipe.codec, examples, rows, pipe.device)
+            rows, cond = asked.count, asked.cond
         for steps in one.steps:
-            columns.append(one.pipe(rows, cond=cond, seed=seed, sampler=one.sampler, steps=steps))
+            columns.append(pipe(rows, cond=cond, seed=seed, sampler=one.sampler, steps=steps))
             heads.append(f"{one.name}, {steps}")
     array = np.stack([samples.pictures() for samples in columns], axis=1)
     return pictures.grid(array.reshape(-1, *array.shape[2:]), len(columns), labels=heads)
