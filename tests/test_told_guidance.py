@@ -276,6 +276,17 @@ def test_what_is_done_with_a_student_knows_its_scale(taught: Pipeline) -> None:
     np.testing.assert_allclose(again.array, drawn.array, atol=0.01)
     other = taught(3, label=0, guidance=4.0, sampler="heun", steps=40, edit=Decode(latents, 1.0))
     assert abs(other.array - drawn.array).max() > 0.05
+    # So does inversion with a scale that is told; one that was not learned is refused, as in a call.
+    high = taught.encode(x0, label=0, vector={"guidance": 4.0}, sampler="heun", steps=40)
+    assert abs(high - latents).max() > 0.05
+    again = taught(3, label=0, guidance=4.0, sampler="heun", steps=40, edit=Decode(high, 1.0))
+    np.testing.assert_allclose(again.array, drawn.array, atol=0.01)
+    for wrong in (
+        {"label": 0, "vector": {"guidance": 99}},
+        {"cond": Condition(torch.zeros(3).long(), vector=torch.full((3, 1), 9.0))},
+    ):
+        with pytest.raises(ValueError, match=r"is not among what this model has learned.*from 1\.5 to 4"):
+            taught.encode(x0, **wrong)  # type: ignore[arg-type]
     adopt("teacher-soflow", replace(taught.config.sampling, guidance=3.0))
     assert read_config(Path("teacher-soflow/model")).sampling.guidance == 3
     with pytest.raises(ValueError, match=r"from 1\.5 to 4"):

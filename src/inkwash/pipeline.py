@@ -138,9 +138,7 @@ class Pipeline:
             path=path,
         )  # fmt: skip
         shape = self._shape(size)
-        asked = ask.understood(self.config, n, first, self.config.codec.pictured(shape), self._read)
-        if (told_scale := self.config.conditions.guidance) is not None:
-            told_scale.check_told(asked.told, guidance)
+        asked = ask.understood(self.config, n, first, self.config.codec.pictured(shape), self._read, guidance)
         edit = edit or Edit()
         refuse_pictures(edit, self.config.codec.pictured(shape), shape)
         times = edit.times(own.times(self.model.path, edit.time))

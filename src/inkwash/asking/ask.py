@@ -110,15 +110,23 @@ class Ask:
             counts += [len(found.pictures) for found in (opened(*one) for one in shown) if found.many]
         return max(counts, default=1)
 
-    def understood(self, config: Config, n: int, first: int, size: tuple[int, ...], encode: Encode) -> Asked:
+    def understood(
+        self, config: Config, n: int, first: int, size: tuple[int, ...], encode: Encode, guidance: float | None = None
+    ) -> Asked:
         """What samples first to first + n - 1 of a model are to show.
 
-        size: (C, H, W) of the pictures; encode: called only where there is a text. Raises ValueError for what the model
-        does not take, for what it needs and was not given, and for as many of something as fit no n.
+        size: (C, H, W) of the pictures; encode: called only where there is a text; guidance: its scale, where that was
+        said elsewhere. Raises ValueError for what the model does not take, for what it needs and was not given, for as
+        many of something as fit no n, and for a scale that a model was not taught to be told.
         """
         self.check(config)
-        if self.cond is not None:
-            return _given(self.cond, config, n)
+        asked = self._said(config, n, first, size, encode) if self.cond is None else _given(self.cond, config, n)
+        if (taught := config.conditions.guidance) is not None:
+            taught.check_told(asked.told, guidance)
+        return asked
+
+    def _said(self, config: Config, n: int, first: int, size: tuple[int, ...], encode: Encode) -> Asked:
+        """As `understood`, of what is said in words, numbers and pictures."""
         told, conditions = self.given(), config.conditions
         one = self.label is None or isinstance(self.label, str | int)
         said: dict[str, Any] = {"label": self.label if one else [*self.label]}  # type: ignore[misc]  # a sequence
