@@ -82,7 +82,20 @@ class SoFlow(_Closing):
         counts = torch.tensor(self.steps, dtype=torch.float64)
         which = draw(Uniform(), batch, noise, model.path, which=1)
         k = counts[(which * len(counts)).long().clamp(max=len(counts) - 1)]
-        return t, ((t * k).ceil() - 1).clamp(min=0) / k
+        return t, _end(t, k)
+
+    def unlearned(self, t: Tensor, s: Tensor) -> str | None:
+        """Of `steps`, all but the way to the end of a step of one of them."""
+        ends = [(_end(t - 1e-9, torch.tensor(float(k))) - s).abs() < 1e-6 for k in self.steps]
+        if not ends or bool(torch.stack(ends).any(0).all()):
+            return None
+        counts = " or ".join(map(str, self.steps))
+        return f"objective.steps has those of {counts} even steps alone. Use one of these for sampler.steps"
+
+
+def _end(t: Tensor, k: Tensor) -> Tensor:
+    """The end of the one of k even steps from 1 to 0 that t lies in."""
+    return ((t * k).ceil() - 1).clamp(min=0) / k
 
 
 @dataclass(frozen=True)
@@ -105,6 +118,12 @@ class Consistency(_Closing):
         """t as drawn, and s = 0."""
         t = draw(self.times, batch, noise, model.path)
         return t, torch.zeros_like(t)
+
+    def unlearned(self, t: Tensor, s: Tensor) -> str | None:
+        """All but those to the data."""
+        if bool((s == 0).all()):
+            return None
+        return "consistency has those to the data alone. Use sampler.method.renoise = 1.0, or one step"
 
 
 @dataclass(frozen=True)
@@ -134,6 +153,13 @@ class Shortcut(FlowMap):
         size = 0.5**level
         t = ((draw(self.times, batch, noise, model.path) / size).ceil() * size).clamp(max=1.0)
         return t, t - size
+
+    def unlearned(self, t: Tensor, s: Tensor) -> str | None:
+        """All but those whose size is 1 or a half, a quarter, .. of it, from a multiple of their size."""
+        levels = -(t - s).log2()
+        if bool(((levels - levels.round()).abs() + (t / (t - s) - (t / (t - s)).round()).abs() < 1e-6).all()):
+            return None
+        return "shortcut has halves of halves of the whole. Use a power of two for sampler.steps, on the even grid"
 
     def goal(self, model: Model, jump: Jump, progress: float) -> Tensor:
         """The mean of the two halves."""

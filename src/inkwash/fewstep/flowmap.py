@@ -73,6 +73,10 @@ class FlowMap(Component, ABC):
         one, other = (draw(self.times, batch, noise, model.path, which) for which in (0, 1))
         return torch.maximum(one, other), torch.minimum(one, other)
 
+    def unlearned(self, t: Tensor, s: Tensor) -> str | None:
+        """Why a jump from t to s, of one shape, is not among what it trains, and what to use; None: all are."""
+        return None
+
     def taught(self, teacher: Velocity) -> Objective:
         """The same loss with a teacher's velocity in place of each example's own."""
         return Taught(self, teacher)

@@ -218,6 +218,7 @@ class Recipe(Component):
                 "sampler = jumps takes a model of two times, and this objective trains one of one. Use another "
                 'sampler, or [objective] kind = "soflow".'
             )
+        yield from self._unlearned()
         if self.teacher is not None and not self.teacher.pairs and not isinstance(self.objective, FlowMap):
             yield (
                 f"A teacher's velocities are learned by objectives of two times (soflow, consistency, shortcut, "
@@ -252,6 +253,15 @@ class Recipe(Component):
             )
         if self.conditions is not None:
             yield from self._unused(self.conditions)
+
+    def _unlearned(self) -> Iterator[str]:
+        """Jumps that the sampler asks for and that training leaves out: what they say is anything."""
+        method, objective = self.sampler.method, self.objective
+        if isinstance(method, Jumps) and isinstance(objective, FlowMap):
+            times = self.sampler.times(self.path)
+            ends = method.ends(self.sampler.path or self.path, times)
+            if (why := objective.unlearned(times[:-1], ends)) is not None:
+                yield f"sampler = {method} in {len(times) - 1} steps asks for jumps that are never learned: {why}."
 
     def _taught(self, told: ByGuidance, hidden: bool) -> Iterator[str]:
         """What cannot be with a model that is told the scale of its teacher's guidance."""

@@ -36,11 +36,13 @@ class Jumps(Component):
         """Start sampling."""
         if self.renoise:
             falling(times, self)
-        _, _, nxt = ends(path, times)
-        there = times[1:]
-        if self.renoise:
-            there = path.time(ratio(nxt) * (1 - self.renoise**2) ** 0.5)
-        return _jumping(path, x, times, there, noise)
+        return _jumping(path, x, times, self.ends(path, times), noise)
+
+    def ends(self, path: Path, times: Tensor) -> Tensor:
+        """Where the jump from each of a grid's times [N + 1, B] but the last leads, [N, B]."""
+        if not self.renoise:
+            return times[1:]
+        return path.time(ratio(along(path, times[1:])) * (1 - self.renoise**2) ** 0.5)
 
 
 def _jumping(path: Path, x: Tensor, times: Tensor, there: Tensor, noise: Noise) -> Asking:
