@@ -14,7 +14,7 @@ from inkwash.drive import drive
 from inkwash.fewstep import Consistency, MeanFlow, Shortcut, SoFlow
 from inkwash.fewstep.flowmap import FlowMap, Jump, velocity_of
 from inkwash.guidance import Along
-from inkwash.model import CarriedInputs, EdmInputs, Indexed, Model, Plain, UnitVariance
+from inkwash.model import CarriedInputs, EdmInputs, Indexed, Model, Plain, Prepared, UnitVariance
 from inkwash.noise import Philox, Stream
 from inkwash.objectives import Regression
 from inkwash.paths import VE, VP, CosineBetas, Linear, Table
@@ -120,6 +120,20 @@ def test_an_ordinary_sampler_runs_a_model_of_jumps_and_a_jump_takes_one() -> Non
         Model(Truth(), VP(), V(), jumps=True)
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
         Jumps(1.5)
+
+
+def test_a_model_of_jumps_looks_no_time_up_again_where_there_is_no_jump(monkeypatch: pytest.MonkeyPatch) -> None:
+    times, x = torch.linspace(1, 0, 4, dtype=torch.float64), jump(6).x
+    known, looked = Prepared(truth(), times, x), list[int]()
+    monkeypatch.setattr(Plain, "clock", lambda self, t, c: looked.append(len(t)) or 1000 * t)
+    t = times[[1, 1]]
+    whole = known(Query(x[:2], t, t), NOTHING)
+    # As a wrapper that cuts a batch into pieces, or joins two, leaves them: equal, and not one object.
+    piece = known(Query(x[:2], t, t.clone()), NOTHING)
+    assert torch.equal(piece.x0, whole.x0)
+    assert not looked
+    known(Query(x[:2], t, t - 0.25), NOTHING)
+    assert looked == [2]
 
 
 def test_meanflow_is_at_its_minimum_at_the_flow_map() -> None:
