@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,15 @@ from torch import Tensor, nn
 from inkwash.cli.app import run as main
 from inkwash.data import load as load_data
 from inkwash.distilling import Reflow, student
+from inkwash.fewstep import Consistency, SoFlow
+from inkwash.grids import AnyGrid, Even, Quadratic
 from inkwash.model import Model
 from inkwash.noise import Philox, Stream
 from inkwash.objectives import Regression
 from inkwash.paths import Linear
 from inkwash.pipeline import load
 from inkwash.recipes import read_recipe
-from inkwash.samplers import Euler, Heun
+from inkwash.samplers import AnySampler, Euler, Heun, Jumps
 from inkwash.targets import Flow
 from inkwash.times import UShaped, Visited
 from inkwash.training import train
@@ -109,4 +112,45 @@ def test_a_second_round_is_of_the_first_ones_flow(reflowed: str) -> None:
     assert first.teacher.sampler is not None
     assert second.teacher.sampler is not None
     assert (first.teacher.sampler.steps, second.teacher.sampler.steps) == (3, 16)
-    assert student("second", Reflow()).teacher is not None
+    third = student("second", Reflow()).teacher
+    assert third is not None
+    assert third.sampler == second.teacher.sampler
+
+
+@pytest.mark.parametrize(
+    ("drawn", "method", "steps", "grid"),
+    [
+        ({"method": "euler", "steps": 15}, Heun(), 16, Even()),
+        ({"method": "euler", "steps": 16}, Euler(), 16, Even()),  # its own, at half of Heun's calls
+        ({"method": "euler", "steps": 50, "grid": "quadratic"}, Euler(), 50, Quadratic()),
+        ({"method": "euler", "steps": 2, "grid": {"kind": "listed", "times": [1.0, 0.4, 0.0]}}, Heun(), 16, Even()),
+        ({"method": "ancestral", "steps": 4}, Heun(), 16, Even()),  # it adds noise: its ends are no flow's
+        ({"method": "ancestral", "steps": 40}, Heun(), 40, Even()),
+        ({"method": "heun", "steps": 3}, Heun(), 3, Even()),
+    ],
+)
+def test_pairs_are_drawn_as_the_teacher_is_where_that_follows_its_flow(
+    drawn: dict[str, Any], method: AnySampler, steps: int, grid: AnyGrid, tmp_path: Path
+) -> None:
+    list(train(read_recipe({**POINTS, "train": {**POINTS["train"], "steps": 1}, "sampler": drawn}), tmp_path / "run"))
+    taught = student(tmp_path / "run", Reflow(pairs=8)).teacher
+    assert taught is not None
+    assert taught.sampler is not None
+    assert (taught.sampler.method, taught.sampler.steps, taught.sampler.grid) == (method, steps, grid)
+    assert len(taught.sampler.times(Linear())) == steps + 1
+
+
+def test_a_model_that_jumps_to_the_data_alone_is_followed_along_its_flow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own way adds noise; and in the few steps it is drawn in, Heun's would be far from the flow."""
+    monkeypatch.setenv("INKWASH_CACHE", str(tmp_path / "cache"))
+    list(train(read_recipe({**POINTS, "train": {**POINTS["train"], "steps": 1}}), tmp_path / "run"))
+    for method, followed in ((Consistency(), (Heun(), 16)), (SoFlow(), (Jumps(), 4))):
+        recipe = student(tmp_path / "run", method)
+        recipe = replace(recipe, train=replace(recipe.train, minutes=None, steps=1))
+        list(train(recipe, tmp_path / method.kind))
+        taught = student(tmp_path / method.kind, Reflow(pairs=8)).teacher
+        assert taught is not None
+        assert taught.sampler is not None
+        assert (taught.sampler.method, taught.sampler.steps) == followed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path as File
 from typing import Annotated, Any, Literal
@@ -13,6 +14,7 @@ from inkwash.data import DataSpec
 from inkwash.earlier import split_step
 from inkwash.edit import check_deterministic
 from inkwash.fewstep import Consistency, MeanFlow, Shortcut, SoFlow
+from inkwash.grids import Even, Listed
 from inkwash.kinds import OneOf
 from inkwash.model import AnyInputs, CarriedInputs
 from inkwash.modelfolder import Config, find_model, read_config
@@ -28,7 +30,7 @@ from inkwash.training.encoding import identity
 from inkwash.types import Component
 
 FOLLOWED = 16
-"""Heun's steps, at least, along the flow of a model that is drawn by Euler's. Custom: such flows are straight."""
+"""Heun's steps, at least, where a model's own sampler does not follow its flow. Custom: reflowed ones are straight."""
 
 
 @dataclass(frozen=True)
@@ -178,14 +180,15 @@ def _carried(config: Config) -> tuple[AnyTarget, AnyInputs]:
 
 
 def _followed(config: Config, own: Sampling) -> Sampling:
-    """How pairs are drawn: by the teacher's own sampler if it adds no noise, else by Heun's.
+    """How pairs are drawn: by the teacher's own sampler if it adds no noise, else `FOLLOWED` steps of Heun's or more.
 
-    A reflowed model is drawn in a few of Euler's steps, and its pairs are to be its flow's: they take Heun's, too.
+    A reflowed model is drawn in a few of Euler's, and its pairs are to be its flow's: they take Heun's, too. Those of a
+    model of jumps are where its own lead.
     """
-    if isinstance(own.method, Euler):
-        return replace(own, method=Heun(), steps=max(own.steps, FOLLOWED))
-    try:
-        check_deterministic(own.method, own.path or config.path, own.times(config.path))
-    except ValueError:
-        return replace(own, method=Heun())
-    return own
+    few = own.steps < FOLLOWED
+    if not (few and isinstance(own.method, Euler)):
+        with suppress(ValueError):
+            check_deterministic(own.method, own.path or config.path, own.times(config.path))
+            return own
+    grid = Even() if few and isinstance(own.grid, Listed) else own.grid  # a list has no more times than it has
+    return replace(own, method=Heun(), steps=max(own.steps, FOLLOWED), grid=grid)
