@@ -56,18 +56,22 @@ def test_a_teacher_becomes_a_student_that_draws_in_one_step(run: Path, capsys: p
     assert "teacher-soflow" in capsys.readouterr().err
 
 
-def test_the_report_has_every_way_once_and_measures_none_twice(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_report_has_every_way_once_and_measures_none_twice(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, fewer in (("TEACHER_CALLS", (6, 5, 2, 1)), ("TRAJECTORIES", 8), ("HEUN_STEPS", 4)):
+        monkeypatch.setattr(f"inkwash.distilling.report.{name}", fewer)
     assert main(["distill", "teacher", "--method", "reflow(pairs=8)", "--minutes", "0.02", "--guidance", "1"]) == 0
     capsys.readouterr()
     options = ["few-steps", "teacher-reflow", "-n", "16", "--split", "train", "--features", "raw"]
     code, (said, wrong) = main(options), capsys.readouterr()
     assert code == 0, wrong
-    rows = re.findall(r"^\| (teacher|teacher-reflow) \| (\w+) \| (\d+) \| (\d+) ", said, re.M)
-    assert rows == [("teacher", "DpmSolver", n, n) for n in ("50", "20", "10", "5")] + [
-        ("teacher-reflow", "Euler", n, n) for n in ("4", "2", "1")
-    ]
+    rows = re.findall(r"^\| (teacher|teacher-reflow) \| (\S+) \| (\d+) \| (\d+) ", said, re.M)
+    alone = [("teacher", "dpm++", n, n) for n in ("6", "5", "2", "1")]
+    students = [("teacher-reflow", "euler", n, n) for n in ("4", "2", "1")]
+    assert rows == alone + students
     straight = re.search(
-        r"\(64 trajectories x 32 Heun steps\): teacher ([\d.e-]+), teacher-reflow ([\d.e-]+)\.$", said, re.M
+        r"\(8 trajectories x 4 Heun steps\): teacher ([\d.e-]+), teacher-reflow ([\d.e-]+)\.$", said, re.M
     )
     kept = [json.loads(Path(run, "evaluation", STRAIGHT).read_text()) for run in ("teacher", "teacher-reflow")]
     assert straight is not None
@@ -83,6 +87,34 @@ def test_the_report_has_every_way_once_and_measures_none_twice(run: Path, capsys
     assert points.read_text() == lines
     again = capsys.readouterr().out
     assert again[again.index("FD-raw") :] == said[said.index("FD-raw") :]
+    # One sampler more: only what it makes is new, and every row is held against the best of both at the most calls.
+    kept = Path("teacher/evaluation") / SWEEP
+    assert len(kept.read_text().splitlines()) == 4
+    assert main([*options, "--sampler", "heun, dpm++"]) == 0
+    both = capsys.readouterr().out
+    assert len(kept.read_text().splitlines()) == 4 + 2
+    cells = _cells(both)
+    more = [("teacher", "heun", *n) for n in (("3", "5"), ("1", "1"))]
+    assert [row[:4] for row in cells] == more + alone + students
+    assert {row[:6] for row in cells} >= {row[:6] for row in _cells(said)}
+    found = re.search(r"floor ([\d.e+-]+)\.", both)
+    assert found is not None
+    floor = float(found[1])
+    best = min((cells[0], cells[2]), key=lambda row: float(row[5]))
+    for row in cells:
+        assert float(row[7]) == pytest.approx(float(row[5]) - floor, rel=2e-3)
+        assert float(row[8]) == pytest.approx(float(row[7]) / float(best[7]), abs=0.006, rel=1e-3)
+    assert f"The teacher's best: up to 6 calls {best[1]} in {best[2]} steps (D = {best[7]}); up to 5 calls" in both
+    assert main([*options, "--sampler", ","]) == 2
+    assert "--sampler names none" in capsys.readouterr().err
+    assert main([*options, "--sampler", "heun,hoin"]) == 2
+    assert "hoin" in capsys.readouterr().err
+
+
+def _cells(said: str) -> list[tuple[str, ...]]:
+    """The rows of the report's table."""
+    lines = [line for line in said.splitlines() if line.startswith("| teacher")]
+    return [tuple(cell.strip() for cell in line.split("|")[1:-1]) for line in lines]
 
 
 def test_mistakes_are_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

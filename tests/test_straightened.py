@@ -58,7 +58,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def contestant(run: Path, name: str, path: PathOf, target: Any) -> Contestant:
     pipe = load(run, chunk=64)
     pipe.model = Model(Best(path, target), path, target)
-    return Contestant(name, pipe, {}, run.parent / name, (1,), "euler")
+    return Contestant(name, pipe, {}, run.parent / name, {"euler": (1,)})
 
 
 def closed_form(labels: Tensor, seed: int) -> float:

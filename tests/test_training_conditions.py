@@ -398,10 +398,10 @@ def test_a_model_that_must_be_shown_is_drawn_in_its_report_and_its_command_shows
     of_run = Asked.of(set_up(r, load(r.data)), (data, rows[[0, -1]]))
     assert of_run is not None and asked.count == 2 and asked.captions == of_run.captions
     assert torch.equal(asked.cond.image, of_run.cond.image)  # type: ignore[arg-type]
-    contestants = [Contestant(name, pipe, {}, tmp_path, (2, 1), "euler") for name in ("teacher", "student")]
+    contestants = [Contestant(name, pipe, {}, tmp_path, {"euler": (2, 1)}) for name in ("teacher", "student")]
     drawn = sheet(contestants, rows=2, examples=(data, rows))
     own = [pipe(2, cond=asked.cond, sampler="euler", steps=n).pictures() for n in (2, 1)] * 2
-    heads = ["teacher, 2", "teacher, 1", "student, 2", "student, 1"]
+    heads = ["teacher, 2 steps", "teacher, 1 step", "student, 2 steps", "student, 1 step"]
     want = gallery.pictures.grid(np.stack(own, 1).reshape(-1, *own[0].shape[1:]), 4, labels=heads)
     assert (np.asarray(drawn) == np.asarray(want)).all()
 

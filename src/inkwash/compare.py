@@ -123,6 +123,15 @@ def ways(
     return found
 
 
+def steps_for(pipe: Pipeline, own: Sampling, calls: int) -> int:
+    """The most steps that make no more than `calls` calls, of a sampler that is asked for steps; 0: not one does."""
+    low, high = 0, calls + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _calls_of(pipe, own.changed(steps=middle)) <= calls else (low, middle)
+    return low
+
+
 def draw(
     pipe: Pipeline,
     these: Sequence[Way],
@@ -260,8 +269,13 @@ def _tiles(samples: Sequence[Samples]) -> list[Image]:
 
 def _way(pipe: Pipeline, row: str, own: Sampling, count: int | None, by: str) -> Way:
     """A way that was tried. Raises ValueError where it does not fit."""
-    if count is not None:
-        own = own.changed(steps=_steps_for(pipe, own, count) if by == "calls" else count)
+    if count is not None and by == "calls":
+        if (steps := steps_for(pipe, own, count)) == 0:
+            least = _calls_of(pipe, own.changed(steps=1))
+            raise ValueError(f"{in_text(own.method)} makes {least} calls in a single step, more than {count}.")
+        own = own.changed(steps=steps)
+    elif count is not None:
+        own = own.changed(steps=count)
     _calls_of(pipe, own)
     return Way(row, count, own)
 
@@ -271,17 +285,6 @@ def _has_own_steps(pipe: Pipeline, own: Sampling) -> bool:
     if isinstance(own.grid, Listed):
         return True
     return _calls_of(pipe, own.changed(steps=1)) == _calls_of(pipe, own.changed(steps=2))
-
-
-def _steps_for(pipe: Pipeline, own: Sampling, calls: int) -> int:
-    """The most steps that make no more than `calls` calls."""
-    if (least := _calls_of(pipe, own.changed(steps=1))) > calls:
-        raise ValueError(f"{in_text(own.method)} makes {least} calls in a single step, more than {calls}.")
-    low, high = 1, calls + 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if _calls_of(pipe, own.changed(steps=middle)) <= calls else (low, middle)
-    return low
 
 
 def _calls_of(pipe: Pipeline, own: Sampling) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,7 +23,7 @@ def few_steps(
     split: Annotated[Literal["val", "test", "train"], _what(help="Real pictures to compare with.")] = "test",
     features: Annotated[str, _what(help="The net that compares: lite0, classifier, dinov2, inception.")] = "lite0",
     seed: Annotated[int, _what(help="Of the pictures.")] = 0,
-    sampler: Annotated[str, _how(help="The teacher's, of one call a step.")] = "dpm++",
+    sampler: Annotated[str, _how(help="The teacher's, with commas: heun,dpm++,euler.")] = "dpm++",
     precision: Annotated[Literal["fp32", "bf16"], _how(help="What the networks compute in.")] = "fp32",
     device: Annotated[str, _how(help="auto, cpu, cuda, mps.")] = "auto",
     out: Annotated[Path | None, _where(help="A folder (default: few-steps in the first student's).")] = None,
@@ -30,15 +31,17 @@ def few_steps(
 ) -> None:
     """Compare students with their teacher: quality, calls and seconds as a table and a plot, and the same seeds drawn.
 
-    The teacher is drawn in 50, 20, 10 and 5 steps, students in 4, 2 and 1. Every point is kept: asked again, or for one
-    student more, only what is new is measured.
+    The teacher is drawn in 50, 20, 10, 5, 2 and 1 calls of its network, or just fewer, by each sampler that can, and
+    students in 4, 2 and 1 steps. The sheet has the teacher by the sampler that is best at 50. Every point is kept:
+    asked again, or for one student or sampler more, only what is new is measured.
     """
     refuse(mistakes_so_far(ctx))
     from inkwash.cli.terminal import stages
     from inkwash.distilling.report import (
         STUDENT_STEPS,
-        TEACHER_CALLS,
         Contestant,
+        at_its_best,
+        in_calls,
         measured,
         plot,
         sheet,
@@ -48,7 +51,7 @@ def few_steps(
     )
     from inkwash.earlier import split_step
     from inkwash.evaluation import about_model, evaluation_folder, real_side
-    from inkwash.kinds import in_text
+    from inkwash.kinds import in_text, split_texts
     from inkwash.pictures import save_png
     from inkwash.pipeline import load
     from inkwash.recipes import read_recipe
@@ -60,16 +63,18 @@ def few_steps(
             raise ValueError(f"{students[0]} names no teacher in its recipe.toml. Name it with --teacher RUN.")
         teacher = Path(stated.run)
     folder = out or students[0] / "few-steps"
+    if not (samplers := split_texts(sampler)):
+        raise ValueError("--sampler names none. Give at least one, as in heun,dpm++.")
 
-    def contestant(name: str, run: Path, steps: tuple[int, ...], how: str | None) -> Contestant:
+    def contestant(name: str, run: Path, samplers: Sequence[str] = ()) -> Contestant:
         pipe = load(run, device=device, precision=precision, chunk=64, trust=trust)
-        own = how or in_text(pipe.config.sampling.method)
+        own = in_calls(pipe, samplers) if samplers else {in_text(pipe.config.sampling.method): STUDENT_STEPS}
         place, step = split_step(run)
         about = about_model(place, pipe) | ({} if step is None else {"weights_sha256": None})  # not the last step's
-        return Contestant(name, pipe, about, evaluation_folder(place), steps, own)
+        return Contestant(name, pipe, about, evaluation_folder(place), own)
 
-    models = [contestant("teacher", teacher, TEACHER_CALLS, sampler)]
-    models += [contestant(run.name, run, STUDENT_STEPS, None) for run in students]
+    models = [contestant("teacher", teacher, samplers)]
+    models += [contestant(run.name, run) for run in students]
     with stages() as told:
         side = real_side(
             students[0], split, None, features, n, measures=("fd",), device=models[0].pipe.device, watch=told
@@ -82,6 +87,7 @@ def few_steps(
     (folder / "table.md").write_text(text, encoding="utf-8")
     about = {"n": n, "seed": seed, "split": split, "features": features}
     drawn = [save_png(plot(found), folder / "quality.png", about)]
+    models[0] = at_its_best(models[0], found["teacher"])
     drawn.append(save_png(sheet(models, seed=seed, examples=examples), folder / "sheet.png", about))
     say(text)
     say(f"In {folder}: table.md, {', '.join(file.name for file in drawn)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path as File
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +13,13 @@ import numpy as np
 import torch
 
 from inkwash import pictures
+from inkwash.compare import some, steps_for, ways
 from inkwash.distilling.straightness import straightness
 from inkwash.evaluation import evaluate
 from inkwash.evaluation.record import append_lines, read_lines
 from inkwash.evaluation.sweep import SWEEP, Point, Watch, sweep
 from inkwash.features import tensors_hash
+from inkwash.kinds import in_text
 from inkwash.modelfolder import model_hash
 from inkwash.pipeline import Pipeline
 from inkwash.recipes import Teacher
@@ -31,8 +33,8 @@ if TYPE_CHECKING:
     from inkwash.data import Dataset
     from inkwash.evaluation import RealSide
 
-TEACHER_CALLS = (50, 20, 10, 5)
-"""Steps at which a teacher is measured, by a sampler of one call a step."""
+TEACHER_CALLS = (50, 20, 10, 5, 2, 1)
+"""Network calls at which a teacher is measured, by each of its samplers: as many, or just fewer."""
 
 STUDENT_STEPS = (4, 2, 1)
 """Steps at which a student is measured."""
@@ -51,47 +53,75 @@ STRAIGHT = "straightness.jsonl"
 class Contestant:
     """A model in the report: its name there, its pipeline, what records say of it, and how it is drawn.
 
-    folder: where its points are kept, so that none is measured twice; steps, sampler: as `evaluation.sweep` takes them.
+    folder: where its points are kept, so that none is measured twice; drawn: its samplers, as they are written on a
+    command line, and each one's numbers of steps.
     """
 
     name: str
     pipe: Pipeline
     about: Mapping[str, Any]
     folder: File
-    steps: Sequence[int]
-    sampler: str
+    drawn: Mapping[str, Sequence[int]]
 
-    @property
-    def varied(self) -> dict[str, list[str]]:
-        """What a sweep varies."""
-        return {"sampler": [self.sampler], "steps": [str(n) for n in self.steps]}
+
+def in_calls(pipe: Pipeline, samplers: Sequence[str]) -> dict[str, list[int]]:
+    """The numbers of steps, of each sampler, that make `TEACHER_CALLS` or just fewer, where it can.
+
+    A sampler that chooses its own steps comes once. Raises ValueError for samplers that do not exist or fit.
+    """
+    found: dict[str, list[int]] = {}
+    for way in ways(pipe, samplers, TEACHER_CALLS[:1], by="calls"):
+        own = way.settings
+        steps = [own.steps] if way.column is None else [steps_for(pipe, own, n) for n in TEACHER_CALLS]
+        found[way.sampler] = list(dict.fromkeys(n for n in steps if n))
+    return found
 
 
 def measured(
     models: Sequence[Contestant], side: RealSide, n: int, *, seed: int = 0, watch: Watch | None = None, **given: Any
 ) -> dict[str, list[Point]]:
-    """The points of each model, by its name: the Fréchet distance of n pictures, calls and seconds.
+    """The points of each model, by its name, in the order drawn: the Fréchet distance of n pictures, calls and seconds.
 
     given: more of `evaluation.evaluate`'s arguments. All are compared with the same real pictures by the same net.
     """
-    found = {}
+    found: dict[str, list[Point]] = {one.name: [] for one in models}
     for one in models:
-        told = None if watch is None else _named(watch, one.name)
-        found[one.name] = sweep(
-            one.pipe,
-            side.reference,
-            side.net,
-            one.varied,
-            n,
-            evaluate=evaluate,
-            file=one.folder / SWEEP,
-            model=one.about,
-            seed=seed,
-            folder=one.folder / "swept",
-            watch=told,
-            **given,
-        )
+        for sampler, steps in one.drawn.items():
+            found[one.name] += sweep(
+                one.pipe,
+                side.reference,
+                side.net,
+                {"sampler": [sampler], "steps": [str(n) for n in steps]},
+                n,
+                evaluate=evaluate,
+                file=one.folder / SWEEP,
+                model=one.about,
+                seed=seed,
+                folder=one.folder / "swept",
+                watch=None if watch is None else _named(watch, f"{one.name}, {sampler}"),
+                **given,
+            )
     return found
+
+
+def best(points: Sequence[Point], calls: float) -> Point | None:
+    """Of every sampler's point of the most calls, up to `calls`, that of the least distance; None where there is none.
+
+    So at 50 it is the best sampler at 50 calls, at 2 the best at one or two, whatever fewer or more would give.
+    """
+    most: dict[str, Point] = {}
+    for p in points:
+        sampler = in_text(p.settings.method)
+        if p.calls <= calls and math.isfinite(p.value) and (sampler not in most or p.calls > most[sampler].calls):
+            most[sampler] = p
+    return min(most.values(), key=lambda p: p.value, default=None)
+
+
+def at_its_best(one: Contestant, points: Sequence[Point]) -> Contestant:
+    """A model by the one sampler that is best at the most calls, in all its numbers of steps."""
+    found = best(points, TEACHER_CALLS[0])
+    sampler = next(iter(one.drawn)) if found is None else in_text(found.settings.method)
+    return replace(one, drawn={sampler: one.drawn[sampler]})
 
 
 def straightened(
@@ -140,42 +170,43 @@ def straight_line(found: Mapping[str, float]) -> str:
 
 
 def table(found: Mapping[str, Sequence[Point]]) -> str:
-    """The report in Markdown: a row for each model and number of steps.
+    """The report in Markdown: a row for each model, sampler and number of steps, and the first model's best sampler.
 
     D is the distance less the floor, what two halves of the real pictures have between them; the last column is D as a
-    multiple of that of the first model's most steps.
+    multiple of that of the first model at its best at the most calls. Without a floor both are left empty.
     """
-    first = next(points for points in found.values())[0]
-    record, floor = first.record, _floor(first)
+    teacher, points = next(iter(found.items()))
+    record, floor = points[0].record, _floor(points[0])
     title = record.measure.title
+    whole = _above(best(points, TEACHER_CALLS[0]) or points[0])
     lines = [
-        f"{title} against {record.measure.data} ({record.measure.split}), n = {record.measure.n:,}; floor {floor:.4g}.",
+        f"{title} against {record.measure.data} ({record.measure.split}), n = {record.measure.n:,}; "
+        f"floor {_number(floor) or 'not known'}.",
         "",
-        f"| model | sampler | steps | calls | seconds a picture | {title} | 95 % | D | D / D of the first |",
+        f"| model | sampler | steps | calls | seconds a picture | {title} | 95 % | D | D / D of the {teacher}'s best |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    whole = first.value - floor
-    for name, points in found.items():
-        for p in points:
+    for name, each in found.items():
+        for p in each:
             interval = "" if p.low is None or p.high is None else f"{p.low:.4g} to {p.high:.4g}"
-            own = p.value - _floor(p)
-            cells = [name, type(p.settings.method).__name__, f"{p.settings.steps}", f"{p.calls:g}", f"{p.seconds:.4g}"]
-            cells += [f"{p.value:.4g}", interval, f"{own:.4g}", f"{own / whole:.2f}" if whole > 0 else ""]
+            cells = [name, in_text(p.settings.method), f"{p.settings.steps}", f"{p.calls:g}", f"{p.seconds:.4g}"]
+            cells += [f"{p.value:.4g}", interval, _number(_above(p))]
+            cells += [f"{_above(p) / whole:.2f}" if whole > 0 else ""]
             lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    at = [(calls, one) for calls in TEACHER_CALLS if (one := best(points, calls)) is not None]
+    told = "; ".join(f"up to {some(calls, 'call')} {_way(one)}" for calls, one in at)
+    return "\n".join(lines) + "\n" + (f"\nThe {teacher}'s best: {told}.\n" if told else "")
 
 
 def plot(found: Mapping[str, Sequence[Point]]) -> Image:
-    """Distance against calls and against seconds, a line for each model."""
-    first = next(points for points in found.values())[0]
-    record = first.record
-    lines = {
-        name: [
-            pictures.Mark((p.calls, p.seconds), p.value, p.low, p.high, (), str(p.settings.steps))
-            for p in sorted(points, key=lambda p: p.calls)
-        ]
-        for name, points in found.items()
-    }
+    """Distance against calls and against seconds, a line for each model and sampler."""
+    record = next(iter(found.values()))[0].record
+    lines: dict[str, list[pictures.Mark]] = {}
+    for name, points in found.items():
+        several = len({in_text(p.settings.method) for p in points}) > 1
+        for p in sorted(points, key=lambda p: p.calls):
+            line = f"{name}, {in_text(p.settings.method)}" if several else name
+            lines.setdefault(line, []).append(pictures.Mark((p.calls, p.seconds), p.value, p.low, p.high))
     return pictures.front(
         lines,
         ("network calls a picture", f"seconds a picture ({record.made.get('device', 'device not said')})"),
@@ -205,16 +236,30 @@ def sheet(
         if examples is not None and pipe.config.conditions.names:
             asked = Asked.told(pipe.config, pipe.codec, examples, rows, pipe.device)
             rows, cond = asked.count, asked.cond
-        for steps in one.steps:
-            columns.append(pipe(rows, cond=cond, seed=seed, sampler=one.sampler, steps=steps))
-            heads.append(f"{one.name}, {steps}")
+        for sampler, counts in one.drawn.items():
+            for steps in counts:
+                columns.append(pipe(rows, cond=cond, seed=seed, sampler=sampler, steps=steps))
+                heads.append(f"{one.name}, {some(steps, 'step')}")
     array = np.stack([samples.pictures() for samples in columns], axis=1)
     return pictures.grid(array.reshape(-1, *array.shape[2:]), len(columns), labels=heads)
 
 
 def _floor(p: Point) -> float:
-    floor = p.record.floor
-    return 0.0 if floor is None or not math.isfinite(floor) else floor
+    """What two halves of the real pictures have between them; NaN: not known."""
+    return math.nan if p.record.floor is None else p.record.floor
+
+
+def _above(p: Point) -> float:
+    return p.value - _floor(p)
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}" if math.isfinite(value) else ""
+
+
+def _way(p: Point) -> str:
+    above = _number(_above(p))
+    return f"{in_text(p.settings.method)} in {some(p.settings.steps, 'step')}" + (f" (D = {above})" if above else "")
 
 
 def _named(watch: Watch, name: str) -> Watch:
