@@ -341,6 +341,14 @@ def test_each_pair_is_drawn_with_the_scale_that_it_is_trained_with(run: Path) ->
     torch.testing.assert_close(batch.x0, end, rtol=0, atol=2e-3)  # float16
     other = set_up(student(run, Reflow(pairs=24), guidance=(1.0, 3.0)), load_data(recipe.data))
     assert other.dataset.fingerprint != setup.dataset.fingerprint
+    # What scale the teacher is drawn with when none is asked for says nothing of them.
+    assert recipe.teacher is not None
+    assert recipe.teacher.sampler is not None
+    adopted = replace(recipe.teacher, sampler=recipe.teacher.sampler.changed(guidance=2.5))
+    again = set_up(replace(recipe, teacher=adopted), load_data(recipe.data))
+    assert again.dataset.fingerprint == setup.dataset.fingerprint
+    assert again.teacher is not None
+    assert again.teacher.own.guidance == 2.5
 
 
 @pytest.mark.parametrize("count", [None, 12])

@@ -63,13 +63,15 @@ def pairs(
 
     pipe, teacher: the model and a SHA-256 of all it is; data: as it is trained on, with its conditions: pair i is
     asked for what row i of them shows, in a fixed random order and as often round as it takes; among: the rows that
-    count (None: all); own: how pairs are drawn; told: each with a scale of guidance of its own, a function of i.
+    count (None: all); own: how pairs are drawn; told: each with a scale of guidance of its own, a function of i, in
+    place of own's.
     Found again in the cache by all of these; a build that was killed goes on at its shard, and of several ranks each
     draws its share. progress: told (what, done, total). Raises ValueError for a sampler that adds noise: what it draws
     does not belong to where it began.
     """
     ranks = ranks or Ranks()
     check_deterministic(own.method, own.path or pipe.model.path, own.times(pipe.model.path))
+    own = own if told is None else replace(own, guidance=1.0)  # nobody's: with another they are the same pairs
     among = np.arange(len(data)) if among is None else among
     rows = np.resize(among[order(seed, 0, len(among))], n)
     asked = hashlib.sha256(np.ascontiguousarray(rows, "<i8").data).hexdigest()
