@@ -17,7 +17,6 @@ from torch import Tensor
 from inkwash._version import __version__
 from inkwash.asking import Ask, check_alike, check_guidance, encoder_of, hideable
 from inkwash.codec import Codec
-from inkwash.conditions import Told
 from inkwash.device import pick_device
 from inkwash.drive import Watch, drive
 from inkwash.earlier import split_step, weights_at
@@ -240,9 +239,9 @@ class Pipeline:
 
         trained: the path of the queries, unless the settings name one.
         """
-        if (told := self.config.conditions.guidance) is not None:
-            return Told(denoiser, told.standard(own.guidance))
-        return own.guided(denoiser, hideable(self.config), trained, weak)
+        told = self.config.conditions
+        denoiser, pushed = told.tell(denoiser, own.guidance), replace(own, guidance=told.pushed(own.guidance))
+        return pushed.guided(denoiser, hideable(self.config), trained, weak)
 
     @property
     def unguided(self) -> float:

@@ -23,7 +23,7 @@ from inkwash.conditions.scale import ByGuidance, Told
 from inkwash.conditions.tasks import Paired, Task
 from inkwash.kinds import OneOf
 from inkwash.text import AnyEncoder, MiniLm
-from inkwash.types import Component
+from inkwash.types import Component, Denoiser
 
 AnyTask = Annotated[LowResolution | Grey | Edges | Paired | Masked, OneOf()]
 """What a picture shown to a model is of the one it is to make, as a recipe or a model's config names it."""
@@ -139,6 +139,14 @@ class Conditions(Component):
         own = self.vector or ByVector((), (), (), dropout=0.0)
         mean, std = (None if c is None else (*c, more) for c, more in ((own.mean, told.mean), (own.std, told.std)))
         return replace(own, names=(*own.names, SCALE), mean=mean, std=std)
+
+    def tell(self, denoiser: Denoiser, scale: float) -> Denoiser:
+        """The denoiser of a model told this scale of guidance, where it is one that is told it."""
+        return denoiser if self.guidance is None else Told(denoiser, self.guidance.standard(scale))
+
+    def pushed(self, scale: float) -> float:
+        """By how much answers are pushed as a model is drawn with this scale: 1, not at all, where it is told it."""
+        return scale if self.guidance is None else 1.0
 
     @property
     def names(self) -> tuple[str, ...]:

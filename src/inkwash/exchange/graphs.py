@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from inkwash.codec import LatentCodec
-from inkwash.conditions import Told
 from inkwash.exchange.comparing import ONE_CALL, Compared, asked_of, calm, compared
 from inkwash.exchange.loops import Format, about, draw_py, readme, told
 from inkwash.exchange.staging import needs, refuse_others, staged
@@ -131,8 +130,7 @@ def _modules(pipe: Pipeline) -> list[tuple[str, Any, Callable[[int], Inputs]]]:
         times = {"t": t, "s": t * torch.linspace(0.3, 1.0, n, dtype=torch.float64)} if config.jumps else {"t": t}
         return {"x": x} | times | {name: getattr(cond, name) for name in told(config)}
 
-    scale = config.conditions.guidance
-    denoiser = None if scale is None else Told(pipe.model, scale.standard(config.sampling.guidance))
+    denoiser = config.conditions.tell(pipe.model, config.sampling.guidance)
     graphs: list[tuple[str, Any, Callable[[int], Inputs]]] = [
         ("denoiser", Denoising(pipe.model, [*told(config)], denoiser), asked)
     ]
