@@ -21,7 +21,7 @@ import inkwash
 from inkwash import checkpoint
 from inkwash.asking import hideable
 from inkwash.codec import LatentCodec, Latents, Pixels, Standard
-from inkwash.conditions import ByImage, ByText, ByVector, Conditions, Grey
+from inkwash.conditions import ByGuidance, ByImage, ByText, ByVector, Conditions, Grey
 from inkwash.drive import drive
 from inkwash.exchange import graphs, to_onnx, to_torch_export
 from inkwash.exchange.loops import about, draw_py
@@ -207,7 +207,7 @@ def test_a_loop_draws_classes_in_turn_only_where_nothing_is_asked_for(
     script, seen = draw_py(ASKED, "torch-export"), []
     start, _, main = script.partition('if __name__ == "__main__":')
     script = start.replace('torch.export.load("denoiser.pt2").module()', "None") + "draw = told_of\nif True:" + main
-    script = script.replace("decode(draw(noise, *told))", "draw(noise, *told)")
+    script = script.replace("decode(draw(noise, *told, fresh=fresh))", "draw(noise, *told)")
     monkeypatch.setattr(sys, "argv", ["draw.py", "3", "0", "asked.npz"])
     names = {"__name__": "draw", "told_of": lambda noise, *told: seen.append(told) or []}
     if isinstance(label, str):
@@ -216,6 +216,16 @@ def test_a_loop_draws_classes_in_turn_only_where_nothing_is_asked_for(
         return
     exec(script, names)
     assert seen[0][0].tolist() == label and seen[0][0].dtype == np.int64
+
+
+def test_a_loop_pushes_no_model_that_is_told_its_guidance() -> None:
+    told = ByGuidance(1.0, 3.0)
+    one = about(replace(ASKED, conditions=Conditions(guidance=told), label_dropout=0.0))
+    assert (one["told"], one["hidden"], one["guidance"]) == ({"label": [], "vector": [1]}, ["vector"], 1.0)
+    assert {step["guidance"] for step in one["steps"]} == {1.0}
+    angle = ByVector(("angle",), (0.0,), (1.0,), dropout=0.0)  # without which it was never trained
+    two = about(replace(ASKED, conditions=Conditions(vector=angle, guidance=told), label_dropout=0.0))
+    assert (two["told"], two["hidden"], two["guidance"]) == ({"label": [], "vector": [2]}, [], 1.0)
 
 
 @pytest.mark.slow  # a second ONNX export
@@ -331,6 +341,49 @@ def test_a_model_of_few_steps_jumps_in_its_graph(tmp_path: Path, monkeypatch: py
     assert np.abs(mine.astype(int) - theirs).max() <= 1
     flow = pipe(3, label=[0, 1, -1], seed=5, sampler="euler").array  # what it would draw without its second time
     assert np.abs(mine.astype(int) - flow).mean() > 3
+
+    # Its steps are those of its own sampler, given the same noise: as far as that jumps, and with as much noise.
+    normals = [Philox(5, torch.arange(3))(torch.empty(3, 1, 8, 8), i, Stream.STEP).numpy() for i in range(2)]
+    run, asked = names["run_denoiser"], list[tuple[float, float]]()
+    names["run_denoiser"] = lambda x, t, s, label: asked.append((t[0], s[0])) or run(x, t, s, label)
+    pictures = [flow]
+    for method, fresh, ends in (
+        (Jumps(), [], [2 / 3, 1 / 3, 0]),
+        (Jumps(renoise=0.6), normals, [1.6 / 2.6, 0.4 / 1.4, 0]),  # sigma/alpha there is 0.8 times 2, and 0.8 times 1/2
+        (Jumps(renoise=1.0), normals, [0, 0, 0]),
+        (Ddim(), [], [1, 2 / 3, 1 / 3]),
+    ):
+        names["about"] = json.loads(json.dumps(about(replace(config, sampling=Sampling(method, steps=3)))))
+        assert names["about"]["normals"] == 1 + len(fresh)
+        asked.clear()
+        drawn = names["decode"](names["draw"](start(config, 3, 5), np.array([0, 1, -1]), fresh=fresh))
+        np.testing.assert_allclose(asked, [*zip([1, 2 / 3, 1 / 3], ends, strict=True)], rtol=0, atol=1e-12)
+        theirs = pipe(3, label=[0, 1, -1], seed=5, sampler=method, steps=3).array
+        assert np.abs(drawn.astype(int) - theirs).max() <= 1
+        assert all(np.abs(drawn.astype(int) - other).mean() > 1 for other in pictures)
+        pictures.append(drawn)
+
+
+def test_a_loop_that_renoises_starts_as_one_that_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`draw.py` 3 7: the noise that samples start from is that of a loop without any more, however many are drawn."""
+    config = replace(POINTS, inputs=UnitVariance(0.5), jumps=True, sampling=Sampling(Jumps(renoise=0.5), steps=3))
+    monkeypatch.chdir(tmp_path)
+    seen: list[Any] = []
+    for n, method in ((3, Jumps(renoise=0.5)), (2, Jumps(renoise=0.5)), (3, Jumps())):
+        Path("model.json").write_text(json.dumps(about(replace(config, sampling=Sampling(method, steps=3)))))
+        loop, _, main = draw_py(config, "torch-export").partition('if __name__ == "__main__":')
+        names: dict[str, Any] = {"__name__": "draw"}
+        exec(loop.replace('torch.export.load("denoiser.pt2").module()', "None"), names)
+        names["draw"] = lambda noise, fresh: seen.append([noise, *fresh]) or 0
+        monkeypatch.setattr(sys, "argv", ["draw.py", str(n), "7"])
+        exec("if True:" + main, names)
+    whole, fewer, plain = seen
+    assert len(plain) == 1
+    np.testing.assert_array_equal(plain[0], np.random.default_rng(7).standard_normal((3, 2)))
+    assert [noise.shape for noise in whole] == [(3, 2)] * 3
+    assert len({float(noise[0, 0]) for noise in whole}) == 3
+    for a, b in zip(whole, fewer, strict=True):
+        np.testing.assert_array_equal(a[:2], b)
 
 
 def test_a_learned_variance_comes_with_the_graph(tmp_path: Path) -> None:

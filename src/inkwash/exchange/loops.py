@@ -1,7 +1,8 @@
 """What lies beside an exported graph: `draw.py`, a sampling loop that needs no inkwash, and the `model.json` it reads.
 
-The loop is DDIM without noise, the simplest sampler there is; of a network with two times its steps are jumps. Any
-other can be written around the same graph: alpha and sigma of the whole path are in `model.json` too.
+The loop is DDIM without noise, the simplest sampler there is; that of a model drawn by jumps is its own, with noise on
+the way where it has any. Any other can be written around the same graph: alpha and sigma of the whole path are in
+`model.json` too.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from inkwash.guidance import Cfg
 from inkwash.kinds import to_table
 from inkwash.modelfolder import Config
 from inkwash.paths import Table, ratio
-from inkwash.samplers import Ddim
+from inkwash.samplers import Jumps
+from inkwash.samplers.jumps import back
 from inkwash.sampling import Sampling
 from inkwash.types import Path
 
@@ -33,20 +35,18 @@ def about(config: Config) -> dict[str, Any]:
     """What the loop needs to know of a model, and a reader wants to: `model.json`.
 
     times: how many the graph takes after x, two where it jumps from one to the other; told: what it takes after these,
-    in order, with the shape for one picture; hidden: what of it can be left
-    out, and guidance pushes away from by leaving it out. steps: the times the loop visits, with alpha, sigma and the
-    guidance there, as many as the model's own sampler asks its network; path: alpha and sigma at all entries of a
-    table, or at i/1000.
+    in order, with the shape for one picture; hidden: what of it can be left out, and guidance pushes away from by
+    leaving it out. guidance: what is left to the loop of it; steps: the times that it visits, as many as the model's
+    own sampler asks its network (`_steps`); normals: how many the loop needs for each number of a sample; path: alpha
+    and sigma at all entries of a table, or at i/1000.
     """
-    own = config.sampling
+    own = replace(config.sampling, guidance=config.conditions.pushed(config.sampling.guidance))
     calls = own.rehearse(config.path, config.target, learned_variance=config.learned_variance)
     kept = isinstance(own.grid, Listed) or own.path is not None
-    ddim = replace(own, method=Ddim(), path=None, steps=own.steps if kept else calls)
+    steps = _steps(replace(own, path=None, steps=own.steps if kept else calls), config.path)
     entries = config.path.steps if isinstance(config.path, Table) else ENTRIES
-    hidden = hideable(config)
-    if config.conditions.guidance is not None:  # told, and as a rule the only number
-        own = replace(own, guidance=1.0)
-        hidden = () if config.conditions.vector else ("vector",)
+    only_scale = ["vector"] if config.given.vector and not config.conditions.vector else []
+    hidden = [*hideable(config), *only_scale]
     return {
         "format": 1,
         "inkwash": __version__,
@@ -62,7 +62,8 @@ def about(config: Config) -> dict[str, Any]:
         "guidance": own.guidance,
         "rule": to_table(own.rule),
         "clip": own.clip,
-        "steps": _guided(own, config.path, ddim.times(config.path).flatten()),
+        "steps": steps,
+        "normals": 1 + sum(step.get("fresh", 0) > 0 for step in steps),
         "formula": to_table(config.path),
         "target": to_table(config.target),
         "path": _listed(config.path, torch.arange(entries + 1, dtype=torch.float64) / entries),
@@ -118,11 +119,8 @@ def readme(config: Config, format: Format, compared: list[str]) -> str:
     """The folder's README."""
     ending, package = {"onnx": ("onnx", "onnxruntime"), "torch-export": ("pt2", "torch")}[format]
     takes = {"x": (config.shape, "float32"), "t": ((), "float64 in [0, 1], 0 data and 1 noise")}
-    takes |= (
-        {"s": ((), "float64, where to jump to, at most t; at t itself it is an ordinary denoiser")}
-        if config.jumps
-        else {}
-    )
+    until = "float64, where to jump to, at most t: s of the steps in model.json; at t itself it is an ordinary denoiser"
+    takes |= {"s": ((), until)} if config.jumps else {}
     takes |= {name: (shape, _MEANS[name]) for name, shape in told(config).items()}
     of_any = {"tokens": ("tokens", config.given.tokens), "present": ("tokens",)}
     sizes = {name: ("n", *of_any.get(name, shape)) for name, (shape, _) in takes.items()}
@@ -158,11 +156,23 @@ def _listed(path: Path, times: torch.Tensor) -> list[dict[str, float]]:
     return [{"t": t, "alpha": alpha, "sigma": sigma} for t, alpha, sigma in rows]
 
 
-def _guided(own: Sampling, path: Path, times: torch.Tensor) -> list[dict[str, float]]:
-    """As `_listed`, with the scale of guidance at each time."""
+def _steps(own: Sampling, path: Path) -> list[dict[str, float]]:
+    """The times that these settings visit, as `_listed`, with the scale of guidance, and of each step how it is made.
+
+    s: where a network of two times is asked to jump to; the next x is alpha·x0 + kept·eps + fresh·noise, with the next
+    alpha, and kept² + fresh² the next sigma².
+    """
+    times = own.times(path)
+    s, kept, fresh = times[:-1], path(times[1:]).sigma, torch.zeros_like(times[1:])
+    if isinstance(own.method, Jumps):
+        s = own.method.ends(path, times)
+        at, grow, fresh = back(path, times, s)
+        kept = grow * at.sigma
+    made = [dict(zip(("s", "kept", "fresh"), row, strict=True)) for row in torch.cat([s, kept, fresh], 1).tolist()]
     low, high = own.interval or (-1.0, float("inf"))
-    scales = [own.guidance if low < level <= high else 1.0 for level in ratio(path(times)).tolist()]
-    return [{**step, "guidance": scale} for step, scale in zip(_listed(path, times), scales, strict=True)]
+    scales = [own.guidance if low < level <= high else 1.0 for level in ratio(path(times)).flatten().tolist()]
+    rows = zip(_listed(path, times.flatten()), scales, [*made, {}], strict=True)
+    return [{**place, "guidance": scale, **step} for place, scale, step in rows]
 
 
 def _codec(config: Config) -> dict[str, Any]:
@@ -202,12 +212,13 @@ UNKNOWN = {
 }
 
 
-def draw(noise, *told):
-    \"\"\"DDIM: normals [n, ...], and what the model is told, to data in about [-1, 1].\"\"\"
+def draw(noise, *told, fresh=()):
+    \"\"\"DDIM: normals [n, ...], and what the model is told, to data in about [-1, 1]; fresh: normals for later.\"\"\"
+    fresh = iter(fresh)
     base = [np.full_like(v, UNKNOWN[k]) if k in about["hidden"] else v for k, v in zip(about["told"], told)]
     x = (about["steps"][0]["sigma"] * noise).astype(np.float32)
     for now, then in zip(about["steps"], about["steps"][1:]):
-        when = [np.full(len(x), step["t"]) for step in (now, then)][: about["times"]]
+        when = [np.full(len(x), now[time]) for time in ("t", "s")[: about["times"]]]
         x0, eps = run_denoiser(x, *when, *told)[:2]
         if now["guidance"] != 1:
             any_x0, any_eps = run_denoiser(x, *when, *base)[:2]
@@ -216,7 +227,9 @@ def draw(noise, *told):
         if about["clip"]:
             eps = eps + now["alpha"] / now["sigma"] * (x0 - x0.clip(-1, 1))
             x0 = x0.clip(-1, 1)
-        x = then["alpha"] * x0 + then["sigma"] * eps
+        x = then["alpha"] * x0 + now["kept"] * eps
+        if now["fresh"]:
+            x += now["fresh"] * next(fresh)
     return x
 """
 
@@ -247,7 +260,8 @@ _MAIN = """
 
 if __name__ == "__main__":
     n, seed = map(int, sys.argv[1:3] + ["4", "0"][len(sys.argv) - 1 :])
-    noise = np.random.default_rng(seed).standard_normal((n, *about["shape"]))
+    normals = np.random.default_rng(seed).standard_normal((n, about["normals"], *about["shape"]))
+    noise, *fresh = normals.swapaxes(0, 1)
     asked = dict(np.load(sys.argv[3])) if len(sys.argv) > 3 else {}
     if unknown := [k for k in asked if k not in about["told"]]:
         sys.exit(f"This model is not told {', '.join(unknown)}, but {', '.join(about['told']) or 'nothing'}.")
@@ -269,7 +283,7 @@ _SAVE = (
     _MAIN
     + """    from PIL import Image
 
-    for i, picture in enumerate(decode(draw(noise, *told))):
+    for i, picture in enumerate(decode(draw(noise, *told, fresh=fresh))):
         Image.fromarray(picture.squeeze()).save(f"{i}.png")
 """
 )
@@ -277,6 +291,6 @@ _SAVE = (
 _SAVE_VECTORS = (
     _MAIN
     + """    mean, std = (np.array(about["codec"][name]) for name in ("mean", "std"))
-    np.save("vectors.npy", draw(noise, *told) * std + mean)
+    np.save("vectors.npy", draw(noise, *told, fresh=fresh) * std + mean)
 """
 )

@@ -10,7 +10,7 @@ from torch import Tensor
 from inkwash.noise import Stream
 from inkwash.paths import ratio
 from inkwash.samplers.steps import Asking, along, ends, falling, held, rows, standing
-from inkwash.types import Component, Noise, Path, Query
+from inkwash.types import Coeffs, Component, Noise, Path, Query
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,19 @@ class Jumps(Component):
         return path.time(ratio(along(path, times[1:])) * (1 - self.renoise**2) ** 0.5)
 
 
-def _jumping(path: Path, x: Tensor, times: Tensor, there: Tensor, noise: Noise) -> Asking:
-    """Jump from each time to `there` [N, B], and add noise up to the grid's next time."""
+def back(path: Path, times: Tensor, there: Tensor) -> tuple[Coeffs, Tensor, Tensor]:
+    """From `there` [N, B] back to a grid's next times: the coefficients there, and grow and spread, [N, B] each.
+
+    The next x is grow·x_there + spread·noise: the forward kernel. times: [N + 1, B].
+    """
     at, (_, _, nxt) = along(path, there), ends(path, times)
     grow = nxt.alpha / at.alpha
-    spread = (nxt.sigma**2 - grow**2 * at.sigma**2).clamp(min=0).sqrt()
+    return at, grow, (nxt.sigma**2 - grow**2 * at.sigma**2).clamp(min=0).sqrt()
+
+
+def _jumping(path: Path, x: Tensor, times: Tensor, there: Tensor, noise: Noise) -> Asking:
+    """Jump from each time to `there` [N, B], and add noise up to the grid's next time."""
+    at, grow, spread = back(path, times, there)
     noisy = (there < times[1:]).any(1).tolist()
     alpha, sigma, grow_, spread_ = (rows(c, x) for c in (at.alpha, at.sigma, grow, spread))
     still = standing(times)
