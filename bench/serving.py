@@ -27,6 +27,8 @@ import torch
 
 import inkwash
 from inkwash.codec import Pixels
+from inkwash.compare import some
+from inkwash.kinds import in_text
 from inkwash.model import UnitVariance
 from inkwash.modelfolder import Config, save_model
 from inkwash.recipes import read_recipe
@@ -70,8 +72,8 @@ class Way:
     cold: dict[str, list[str]]
 
 
-def ours(folder: Path, *, jumps: bool) -> int:
-    """Save a model of the recipe, or its student, with random weights; its parameters."""
+def ours(folder: Path, *, jumps: bool) -> tuple[Config, int]:
+    """Save a model of the recipe, or its student, with random weights; its config and parameters."""
     recipe = read_recipe("fashion-mnist")
     assert recipe.net is not None
     net: Any = recipe.net
@@ -84,7 +86,7 @@ def ours(folder: Path, *, jumps: bool) -> int:
     torch.manual_seed(0)
     weights = {k: 0.02 * torch.randn_like(v) for k, v in config.network().state_dict().items()}
     save_model(config, weights, folder)
-    return sum(v.numel() for v in weights.values())
+    return config, sum(v.numel() for v in weights.values())
 
 
 def theirs(folder: Path) -> int:
@@ -97,8 +99,12 @@ def theirs(folder: Path) -> int:
     return sum(p.numel() for p in net.parameters())
 
 
-def our_way(name: str, folder: Path, parameters: int, steps: int, calls: str, out: Path) -> Way:
-    """Ours, from Python and from the command line."""
+def our_way(who: str, folder: Path, config: Config, parameters: int, steps: int, out: Path) -> Way:
+    """Ours in so many steps of its own sampler, guided as it is, from Python and from the command line."""
+    own = config.sampling.changed(steps=steps)
+    guided = own.guidance != 1
+    name = f"{who}, {in_text(own.method)}, {some(steps, 'step')}{', guided' * guided}"
+    calls = f"{own.rehearse(config.path, config.target)}{', each of two' * guided}"
     pipes = {"fp32": inkwash.load(folder), "bf16": inkwash.load(folder, precision="bf16")}
     warm = {kind: lambda pipe=pipe: pipe(1, label=0, steps=steps, seed=1)[0] for kind, pipe in pipes.items()}
     code = OURS.format(folder=str(folder), steps=steps, out=str(out))
@@ -152,9 +158,9 @@ def main() -> None:
         folder, out = Path(place), Path(place) / "picture.png"
         teacher, student = ours(folder / "teacher", jumps=False), ours(folder / "student", jumps=True)
         ways = [
-            our_way("student, 1 step", folder / "student", student, 1, "1", out),
-            our_way("student, 4 steps", folder / "student", student, 4, "4", out),
-            our_way("teacher, Heun, 10 steps, guided", folder / "teacher", teacher, 10, "19, each of two", out),
+            our_way("student", folder / "student", *student, 1, out),
+            our_way("student", folder / "student", *student, 4, out),
+            our_way("teacher", folder / "teacher", *teacher, teacher[0].sampling.steps, out),
             their_way(folder / "theirs", theirs(folder / "theirs"), out),
         ]
         for way in ways:
@@ -173,7 +179,7 @@ def main() -> None:
     middle = {key: statistics.median(values) for key, values in found.items()}
     print(
         f"torch {torch.__version__}, diffusers {diffusers.__version__}, {torch.get_num_threads()} threads, "
-        f"{options.rounds} rounds; in brackets how many times faster than DDIM\n"
+        f"{options.rounds} rounds; in brackets how many times faster than DDIM (our cold CLI: than its cold Python)\n"
     )
     print("| | parameters | network calls | warm, fp32, ms | warm, bf16, ms | cold, Python, s | cold, CLI, s |")
     print("|---|---|---|---|---|---|---|")
