@@ -14,11 +14,15 @@ from torch import Tensor, nn
 
 from inkwash.data import load as load_data
 from inkwash.distilling.report import STRAIGHT, Contestant, straight_line, straightened
+from inkwash.distilling.straightness import straightness
+from inkwash.grids import Karras
 from inkwash.model import Model
 from inkwash.noise import Philox, Stream
 from inkwash.paths import VP, Linear
 from inkwash.pipeline import load
 from inkwash.recipes import read_recipe
+from inkwash.samplers import DpmSolver
+from inkwash.sampling import Sampling
 from inkwash.targets import X0, Flow, V
 from inkwash.types import Condition
 from inkwash.types import Path as PathOf
@@ -96,15 +100,30 @@ def test_every_flow_is_measured_on_the_same_trajectories_as_its_closed_form_says
     assert calls == 63  # Heun's 32 steps ask twice, but for the last
     assert straightened(models, (data, rows), seed=3) == found
     assert len(net.labels) == calls
+    # Other steps, samplers and grids are other ways along the same flow; other guidance is another flow.
+    config = models[1].pipe.config
+    other_way = Sampling(DpmSolver(), steps=7, grid=Karras(), clip=True)
+    guided = replace(other_way, guidance=2.0), Sampling(guidance=2.0)
+    for sampling, new in ((other_way, False), (guided[0], True), (guided[1], False)):
+        before = len(net.labels)
+        models[1].pipe.config = replace(config, sampling=sampling)
+        straightened(models[1:2], (data, rows), seed=3)
+        assert (len(net.labels) > before) == new
+    models[1].pipe.config = config
     other = straightened(models[1:2], (data, rows), seed=4)["vp"]
     assert other == pytest.approx(closed_form(labels, 4), rel=0.01)
     assert other != found["vp"]
-    assert [json.loads(line)["straightness"] for line in (run.parent / "vp" / STRAIGHT).read_text().splitlines()] == [
-        found["vp"],
-        other,
-    ]
+    lines = [json.loads(line)["straightness"] for line in (run.parent / "vp" / STRAIGHT).read_text().splitlines()]
+    assert len(lines) == 3
+    assert lines[::2] == [found["vp"], other]
     said = straight_line({"teacher": 0.25, "student": 0.00125})
     assert "(64 trajectories x 32 Heun steps): teacher 0.25, student 0.00125." in said
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_an_integral_takes_two_steps(steps: int) -> None:
+    with pytest.raises(ValueError, match=f"steps = {steps} of Heun's method are too few"):
+        straightness(lambda x, t, cond: x, Condition(), torch.empty(4, 2), steps=steps)
 
 
 def test_a_guided_flow_is_measured_as_it_is_drawn(run: Path) -> None:

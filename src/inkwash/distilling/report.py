@@ -24,6 +24,7 @@ from inkwash.modelfolder import model_hash
 from inkwash.pipeline import Pipeline
 from inkwash.recipes import Teacher
 from inkwash.samples import Samples
+from inkwash.sampling import Sampling
 from inkwash.teaching import Bound
 from inkwash.training.previews import Asked
 
@@ -137,7 +138,8 @@ def straightened(
         pipe = one.pipe
         told = Asked.told(pipe.config, pipe.codec, examples, TRAJECTORIES, pipe.device)
         shown = {name: value for name, value in vars(told.cond).items() if value is not None}
-        own = pipe.config.sampling
+        usual = pipe.config.sampling  # only its guidance says where a flow leads; steps and samplers follow it
+        own = Sampling(guidance=usual.guidance, rule=usual.rule, interval=usual.interval)
         asked = pipe.described(own) | {
             "model": model_hash(pipe.config, pipe.model),
             "shown": tensors_hash(shown),

@@ -20,8 +20,12 @@ def straightness(velocity: Velocity, cond: Condition, like_x: Tensor, *, steps: 
     velocity: on the linear path; cond: what each of the n trajectories is asked for; like_x: [n, ...], for their shape,
     dtype and device; steps: of Heun's method from noise to data, two or more, over whose times the integral is taken
     (trapezoids; at t = 0, where not every network says a velocity, by the line through the last two).
-    0 is a flow that one Euler step follows exactly.
+    0 is a flow that one Euler step follows exactly. Raises ValueError for fewer than two steps.
     """
+    if steps < 2:
+        raise ValueError(
+            f"steps = {steps} of Heun's method are too few for an integral over their times: take 2 or more."
+        )
     times = torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64)
     noise = Philox(seed, torch.arange(len(like_x)))
     start = noise(like_x, 0, Stream.START)
