@@ -160,6 +160,43 @@ def test_meanflows_differences_agree_with_its_derivative() -> None:
     assert float(narrow.abs().max()) < 2e-4
 
 
+class NoForward(torch.autograd.Function):
+    """The identity, of which only the backward derivative is known."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, change: Tensor) -> Tensor:
+        return change
+
+
+def test_meanflow_names_differences_to_a_network_without_a_forward_derivative_and_to_no_other() -> None:
+    j = jump(s=torch.full((64,), 0.125, dtype=torch.float64))
+
+    class Sealed(Truth):
+        def forward(self, x: Tensor, *given: Any) -> Tensor:
+            return super().forward(NoForward.apply(x), *given)
+
+    def failing(error: Exception) -> Model:
+        class Broken(nn.Module):
+            def forward(self, *given: Any) -> Tensor:
+                raise error
+
+        return replace(truth(), net=Broken())
+
+    sealed = replace(truth(), net=Sealed())
+    with pytest.raises(ValueError, match=r"has none \((.|\n)*objective\.derivative=differences"):
+        MeanFlow("example").goal(sealed, j, 0.0)
+    way = MeanFlow("example", "differences")
+    assert torch.equal(way.goal(sealed, j, 0.0), way.goal(truth(), j, 0.0))
+    for error in (RuntimeError("of the network itself"), torch.OutOfMemoryError("full"), KeyError("label")):
+        with pytest.raises(type(error)) as raised:
+            MeanFlow("example").goal(failing(error), j, 0.0)
+        assert raised.value is error
+
+
 @pytest.mark.parametrize("end", [0.0, 0.25])
 def test_a_composed_goal_is_wrong_by_a_multiple_of_its_first_step(end: float) -> None:
     """SoFlow and consistency: half the gap, half the residual for each of its steps; with a true step there is none."""

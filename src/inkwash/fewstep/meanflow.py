@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -21,9 +22,10 @@ class MeanFlow(FlowMap):
 
     See math.md, eq. 66. tangent: with which velocity x moves in the derivative: that of the example, or "own", the
     network's u(x, t, t), as in improved MeanFlow (2025), whose regression is then on a fixed goal. derivative: "exact",
-    forward-mode in the weights' own precision, without fused attention, which has none; or "differences", over t ±
-    `width`, central but for times nearer than that to 1 or to s, where they are of first order.
-    See `FlowMap` for the rest.
+    forward-mode in the weights' own precision, without fused attention, which has none, and never compiled; or
+    "differences", over t ± `width`, central but for times nearer than that to 1 or to s, where they are of first order,
+    for speed, and for networks without such a derivative, of which "exact" raises ValueError. See `FlowMap` for the
+    rest.
     """
 
     tangent: Literal["example", "own"] = "own"
@@ -52,13 +54,28 @@ class MeanFlow(FlowMap):
         if self.derivative == "exact":
             model = replace(model, net=_Forward(model.net))
             with sdpa_kernel(SDPBackend.MATH):
-                change: Tensor = torch.func.jvp(u, (x, t), (moving, torch.ones_like(t)))[1]
+                change = _derivative(u, x, t, moving)
         else:
             # Where t ± width leaves [0, 1], or t - width passes s, on one side only as far as there is room.
             up, down = (1 - t).clamp(max=self.width), (t - s).clamp(max=self.width)
             ahead = u(x + like(up, x) * moving, t + up)
             change = (ahead - u(x - like(down, x) * moving, t - down)) / like(up + down, x)
         return v - like(t - s, x) * change
+
+
+def _derivative(u: Callable[[Tensor, Tensor], Tensor], x: Tensor, t: Tensor, moving: Tensor) -> Tensor:
+    """du/dt where x moves with the velocity `moving`. ValueError for a network that answers, but not with this."""
+    try:
+        change: Tensor = torch.func.jvp(u, (x, t), (moving, torch.ones_like(t)))[1]
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        u(x, t)  # what fails without a derivative as well says so itself
+        raise ValueError(
+            f'derivative = "exact" needs a network with a forward-mode derivative, and this one has none ({error}). '
+            'Set derivative = "differences": --set objective.derivative=differences.'
+        ) from error
+    return change
 
 
 class _Forward(nn.Module):
