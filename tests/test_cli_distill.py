@@ -12,6 +12,7 @@ import torch
 from inkwash.cli.app import run as main
 from inkwash.distilling.report import STRAIGHT
 from inkwash.evaluation.sweep import SWEEP
+from inkwash.fewstep import SoFlow
 from inkwash.modelfolder import load_model
 from inkwash.pipeline import load
 from inkwash.recipes import read_recipe
@@ -35,6 +36,7 @@ def test_a_teacher_becomes_a_student_that_draws_in_one_step(run: Path, capsys: p
     assert "The teacher's guidance 2 becomes part of the student." in said
     assert "inkwash few-steps" in said
     stated = read_recipe("teacher-soflow/recipe.toml")
+    assert stated.objective == SoFlow(steps=(1, 2, 4))
     assert stated.teacher is not None
     assert stated.teacher.sampler is not None
     assert (stated.teacher.sampler.guidance, stated.sampler.guidance, stated.sampler.steps) == (2.0, 1.0, 4)
@@ -109,6 +111,24 @@ def test_the_report_has_every_way_once_and_measures_none_twice(
     assert "--sampler names none" in capsys.readouterr().err
     assert main([*options, "--sampler", "heun,hoin"]) == 2
     assert "hoin" in capsys.readouterr().err
+
+
+def test_a_student_at_an_earlier_step_is_reported_in_its_runs_folder(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, fewer in (("TEACHER_CALLS", (2, 1)), ("STUDENT_STEPS", (1,)), ("TRAJECTORIES", 4), ("HEUN_STEPS", 2)):
+        monkeypatch.setattr(f"inkwash.distilling.report.{name}", fewer)
+    short = ["--set", "train.steps=4", "--set", "train.checkpoint_every=2", "--set", "train.batch_size=8"]
+    assert main(["distill", "teacher", *short]) == 0
+    options = ["-n", "16", "--split", "train", "--features", "raw"]
+    assert main(["few-steps", "teacher-soflow@2", "teacher-soflow", *options]) == 0, capsys.readouterr().err
+    rows = {row[0]: row for row in _cells(capsys.readouterr().out)}
+    assert list(rows) == ["teacher", "teacher-soflow@2", "teacher-soflow"]
+    assert rows["teacher-soflow@2"][5] != rows["teacher-soflow"][5]
+    assert Path("teacher-soflow/few-steps/table.md").is_file()
+    assert not Path("teacher-soflow@2").exists()
+    assert main(["few-steps", "teacher-soflow", "./teacher-soflow", *options]) == 2
+    assert "Two would be called teacher-soflow" in capsys.readouterr().err
 
 
 def _cells(said: str) -> list[tuple[str, ...]]:

@@ -17,7 +17,9 @@ _what, _how, _where = (partial(typer.Option, rich_help_panel=name) for name in (
 
 def few_steps(
     ctx: typer.Context,
-    students: Annotated[list[Path], typer.Argument(metavar="STUDENT...", help="Runs that `inkwash distill` made.")],
+    students: Annotated[
+        list[Path], typer.Argument(metavar="STUDENT...", help="Runs that `inkwash distill` made, or RUN@STEP.")
+    ],
     teacher: Annotated[Path | None, _what(help="Their teacher (default: what the first one's recipe says).")] = None,
     n: Annotated[int, _what("--n", "-n", help="Pictures from each, for a distance.", min=2)] = 2000,
     split: Annotated[Literal["val", "test", "train"], _what(help="Real pictures to compare with.")] = "test",
@@ -56,13 +58,17 @@ def few_steps(
     from inkwash.pipeline import load
     from inkwash.recipes import read_recipe
 
+    first = Path(split_step(students[0])[0])
     if teacher is None:
-        written = students[0] / "recipe.toml"
+        written = first / "recipe.toml"
         stated = read_recipe(written).teacher if written.is_file() else None
         if stated is None:
-            raise ValueError(f"{students[0]} names no teacher in its recipe.toml. Name it with --teacher RUN.")
+            raise ValueError(f"{first} names no teacher in its recipe.toml. Name it with --teacher RUN.")
         teacher = Path(stated.run)
-    folder = out or students[0] / "few-steps"
+    folder = out or first / "few-steps"
+    names = ["teacher", *(run.name for run in students)]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"Two would be called {', '.join(twice)} in the report. Name each once, or rename its folder.")
     if not (samplers := split_texts(sampler)):
         raise ValueError("--sampler names none. Give at least one, as in heun,dpm++.")
 
@@ -73,21 +79,18 @@ def few_steps(
         about = about_model(place, pipe) | ({} if step is None else {"weights_sha256": None})  # not the last step's
         return Contestant(name, pipe, about, evaluation_folder(place), own)
 
-    models = [contestant("teacher", teacher, samplers)]
-    models += [contestant(run.name, run) for run in students]
+    models = [contestant("teacher", teacher, samplers), *(contestant(run.name, run) for run in students)]
     with stages() as told:
-        side = real_side(
-            students[0], split, None, features, n, measures=("fd",), device=models[0].pipe.device, watch=told
-        )
+        side = real_side(first, split, None, features, n, measures=("fd",), device=models[0].pipe.device, watch=told)
         found = measured(models, side, n, seed=seed, watch=told)
         examples = None if side.data is None or side.rows is None else (side.data, side.rows)
         straight = {} if examples is None else straightened(models, examples, seed=seed, watch=told)
     text = table(found) + ("\n" + straight_line(straight) if straight else "")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "table.md").write_text(text, encoding="utf-8")
+    say(text)
     about = {"n": n, "seed": seed, "split": split, "features": features}
     drawn = [save_png(plot(found), folder / "quality.png", about)]
     models[0] = at_its_best(models[0], found["teacher"])
     drawn.append(save_png(sheet(models, seed=seed, examples=examples), folder / "sheet.png", about))
-    say(text)
     say(f"In {folder}: table.md, {', '.join(file.name for file in drawn)}")
