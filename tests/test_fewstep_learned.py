@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+import tinyruns
 from inkwash.data import DataSpec
+from inkwash.distilling import AnyMethod, student
 from inkwash.fewstep import Consistency, FlowMap, Shortcut, SoFlow
 from inkwash.noise import Philox
 from inkwash.paths import Linear
 from inkwash.recipes import Recipe
 from inkwash.samplers import Jumps
 from inkwash.sampling import Sampling
+from inkwash.training import train
 from inkwash.types import Batch, Condition
 
 
@@ -64,3 +68,25 @@ def test_every_jump_of_training_is_among_those_learned_and_its_neighbours_are_no
     nearly = s.clone()
     nearly[100] += 1e-3 * (t[100] - s[100])
     assert objective.unlearned(t, nearly) is not None
+
+
+def test_a_student_learns_the_numbers_of_steps_that_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    list(train(tinyruns.recipe(train={"steps": 1, "snapshots": 0}), "run"))
+
+    def stated(method: AnyMethod, *steps: int) -> tuple[tuple[int, ...], int]:
+        one = student("run", method, steps=steps or None)
+        assert one.objective.kind == method.kind
+        return getattr(one.objective, "steps", ()), one.sampler.steps
+
+    assert stated(SoFlow()) == ((1, 2, 4), 4)
+    assert stated(SoFlow(), 2, 3) == ((2, 3), 3)
+    assert stated(SoFlow(steps=(1, 2))) == ((1, 2), 2)
+    assert stated(SoFlow(steps=(1, 2)), 1) == ((1, 2), 1)
+    assert stated(Consistency(), 1, 2) == ((), 2)
+    with pytest.raises(ValueError, match="1 or 2 even steps"):
+        student("run", SoFlow(steps=(1, 2)), steps=[4])
+    with pytest.raises(ValueError, match="a power of two"):
+        student("run", Shortcut(), steps=[3])

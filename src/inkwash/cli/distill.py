@@ -28,9 +28,13 @@ def distill(
         ),
     ] = "soflow",
     steps: Annotated[
-        str, _what(help="In how many it is to draw: 4, or 1,2,4; in the most of them unless others are asked for.")
-    ] = "4",
-    minutes: Annotated[float, _run(help="Of training; pairs are drawn before.")] = 10.0,
+        str | None,
+        _what(
+            help="In how many it is to draw, and soflow learns just these; in the most of them unless others are asked "
+            "for (default: 1,2,4)."
+        ),
+    ] = None,
+    minutes: Annotated[float, _run(help="Of training alone: what drawing pairs takes comes on top.")] = 10.0,
     guidance: Annotated[
         str | None,
         _what(
@@ -58,7 +62,7 @@ def distill(
     mistakes = mistakes_so_far(ctx)
     if not minutes > 0:
         mistakes.append(f"--minutes {minutes:g} must be more than 0.")
-    counts = [part.strip() for part in steps.split(",")]
+    counts = [] if steps is None else [part.strip() for part in steps.split(",")]
     if not all(part.isdecimal() and int(part) > 0 for part in counts):
         mistakes.append(f"--steps {steps} must be whole numbers from 1 on, as in 4 or 1,2,4.")
     scale = _scale(guidance, mistakes)
@@ -71,9 +75,8 @@ def distill(
     from inkwash.training.run import Run
 
     chosen = from_text(AnyMethod, method, "method")
-    recipe = student(
-        run, chosen, steps=max(map(int, counts)), minutes=minutes, guidance=scale, pairs=pairs, data=data, trust=trust
-    )
+    wanted = [int(part) for part in counts] or None
+    recipe = student(run, chosen, steps=wanted, minutes=minutes, guidance=scale, pairs=pairs, data=data, trust=trust)
     recipe = read_recipe(to_table(recipe), {}, sets or [])
     whole, step = split_step(run)
     folder = Path(whole).resolve().parent if Path(whole).name == "model" else Path(whole).resolve()

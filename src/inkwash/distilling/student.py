@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path as File
@@ -13,7 +14,7 @@ from inkwash.conditions import ByGuidance, Conditions
 from inkwash.data import DataSpec
 from inkwash.earlier import split_step
 from inkwash.edit import check_deterministic
-from inkwash.fewstep import Consistency, MeanFlow, Shortcut, SoFlow
+from inkwash.fewstep import Consistency, FlowMap, MeanFlow, Shortcut, SoFlow
 from inkwash.grids import Even, Listed
 from inkwash.kinds import OneOf
 from inkwash.model import AnyInputs, CarriedInputs
@@ -28,6 +29,9 @@ from inkwash.targets import AnyTarget, Carried, Eps, Flow
 from inkwash.times import AnyDensity, UShaped
 from inkwash.training.encoding import identity
 from inkwash.types import Component
+
+USUAL = (1, 2, 4)
+"""In how many steps a student draws unless others are named."""
 
 FOLLOWED = 16
 """Heun's steps, at least, where a model's own sampler does not follow its flow. Custom: reflowed ones are straight."""
@@ -58,7 +62,7 @@ def student(
     run: str | File,
     method: AnyMethod,
     *,
-    steps: int = 4,
+    steps: Sequence[int] | None = None,
     minutes: float = 10.0,
     guidance: float | tuple[float, float] | None = None,
     pairs: int | None = None,
@@ -67,11 +71,13 @@ def student(
 ) -> Recipe:
     """The recipe of a student of the model in a run's folder, begun with that model's weights; RUN@STEP as it was then.
 
-    steps: as how many it is sampled unless others are asked for; guidance: of the teacher's that becomes part of the
-    student, which is then sampled without; None: as the teacher is drawn unless others are asked for; (low, high): the
-    student is told the scale, and drawn as the teacher unless others are asked for; pairs: learn from so many pictures
-    of the teacher's, and from no data; data: what the teacher was trained on, where its run's recipe does not say;
-    trust: whether code from outside the package, which the teacher's config names, may be run.
+    steps: in how many it is to be sampled, in the most of them unless others are asked for, and `SoFlow` learns the
+    jumps of these alone (objective.steps = () is any); None: what the method says, or 1, 2 and 4; guidance: of the
+    teacher's that becomes part of the student, which is then sampled without; None: as the teacher is drawn unless
+    others are asked for; (low, high): the student is told the scale, and drawn as the teacher unless others are asked
+    for; pairs: learn from so many pictures of the teacher's, and from no data; data: what the teacher was trained on,
+    where its run's recipe does not say; trust: whether code from outside the package, which the teacher's config names,
+    may be run.
     Raises ValueError where nothing says it, for guidance of a model with nothing to push away from, for another than
     that of a teacher which is told it itself, and for what `Recipe` refuses.
     """
@@ -85,8 +91,12 @@ def student(
     target, inputs = _carried(config)
     drawn = method.pairs if isinstance(method, Reflow) else 0
     objective = method.objective if isinstance(method, Reflow) else method
-    if not isinstance(method, Reflow) and isinstance(config.target, Eps) and method.begin == 0:
-        objective = replace(method, begin=0.3)  # what the network says has a new meaning: first it learns that
+    own = objective.steps if isinstance(objective, SoFlow) else ()
+    counts = tuple(steps or own or USUAL)
+    if isinstance(objective, SoFlow) and not own:
+        objective = replace(objective, steps=counts)
+    if isinstance(objective, FlowMap) and isinstance(config.target, Eps) and objective.begin == 0:
+        objective = replace(objective, begin=0.3)  # what the network says has a new meaning: first it learns that
     baked = taught is not None or scale != 1 or drawn > 0 or pairs is not None
     # A consistency model has learned jumps to the data alone.
     jumps = Jumps(renoise=1.0 if isinstance(method, Consistency) else 0.0)
@@ -111,7 +121,7 @@ def student(
             # Guidance is part of it: what it would be without is learned no more.
             label_dropout=1.0 if not config.classes else 0.0 if baked else told.train.label_dropout,
         ),
-        sampler=Sampling(method=sampler, steps=steps, guidance=1.0 if taught is None else scale),
+        sampler=Sampling(method=sampler, steps=max(counts), guidance=1.0 if taught is None else scale),
         codec=InLatents(whole, identity(config.codec)) if isinstance(config.codec, Latents) else None,
         conditions=_always(config.conditions, taught) if baked else config.conditions,
         teacher=Teacher(teacher, sampler=followed, pairs=drawn if pairs is None else pairs),
