@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,13 +21,16 @@ from inkwash.distilling import Reflow, student
 from inkwash.fewstep import Consistency, SoFlow
 from inkwash.grids import AnyGrid, Even, Quadratic
 from inkwash.model import Model
+from inkwash.modelfolder import read_config
 from inkwash.noise import Philox, Stream
 from inkwash.objectives import Regression
 from inkwash.paths import Linear
-from inkwash.pipeline import load
+from inkwash.pipeline import Pipeline, load
 from inkwash.recipes import read_recipe
 from inkwash.samplers import AnySampler, Euler, Heun, Jumps
+from inkwash.sampling import Sampling
 from inkwash.targets import Flow
+from inkwash.teaching import drawn_in, pairs
 from inkwash.times import UShaped, Visited
 from inkwash.training import train
 from inkwash.training.setup import set_up
@@ -47,6 +54,52 @@ def reflowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     asked = ["--method", "reflow(pairs=64)", "--set", "train.steps=20"]
     assert main(["distill", "teacher", *asked]) == 0
     return "teacher-reflow"
+
+
+def test_a_run_shows_what_its_pairs_took(reflowed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = next(Path("cache/pairs").glob("*/pairs.json"))
+    kept.write_text(json.dumps(json.loads(kept.read_text()) | {"seconds": 90.0}))
+    capsys.readouterr()
+    again = ["--method", "reflow(pairs=64)", "--set", "train.steps=1", "--out", "again"]
+    assert main(["distill", "teacher", *again]) == 0  # with the same pairs, which are found
+    said = "Its 64 pairs took 1.5 minutes to draw, which the length of the run does not count."
+    assert said in capsys.readouterr().out
+    assert read_config(Path("again/model")).trained["pairs_seconds"] == 90.0
+    assert main(["info", "again"]) == 0
+    trained = r"trained +1 step, 64 examples, [\d.]+ s, and 1 min 30 s of drawing pairs\n"
+    assert re.search(trained, capsys.readouterr().out)
+    assert " minutes, and 1.5 of drawing its pairs." in Path("again/model/README.md").read_text()
+    assert 0 < read_config(Path(reflowed, "model")).trained["pairs_seconds"] < 90
+
+
+def test_the_seconds_that_pairs_took_are_kept_with_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block takes one second here; what was lost in the middle of a shard is not of these pairs."""
+    monkeypatch.setattr("inkwash.teaching.pairing.SHARD", 8)
+    monkeypatch.setattr("inkwash.teaching.pairing.BLOCK", 4)
+    monkeypatch.setenv("INKWASH_CACHE", str(tmp_path / "cache"))
+    recipe = read_recipe({**POINTS, "train": {**POINTS["train"], "steps": 1}})
+    list(train(recipe, tmp_path / "run"))
+    now, power_off, ends = 100.0, 104.5, Pipeline.ends
+    monkeypatch.setattr("inkwash.teaching.pairing.time", SimpleNamespace(perf_counter=lambda: now))
+
+    def slow(*given: Any) -> Tensor:
+        nonlocal now
+        if power_off < now < 200:
+            raise RuntimeError("the power went off")
+        now += 1.0
+        return ends(*given)
+
+    monkeypatch.setattr(Pipeline, "ends", slow)
+    found = partial(pairs, load(tmp_path / "run"), "sha", load_data(recipe.data), Sampling(steps=1), 30)
+    with pytest.raises(RuntimeError, match="power"):
+        found()  # four blocks are of whole shards by then, and one is not
+    now += 1000.0
+    assert drawn_in(found()) == 8.0
+    kept = next((tmp_path / "cache/pairs").glob("*/pairs.json"))
+    assert drawn_in(found()) == 8.0
+    kept.write_text('{"format": 1, "shape": [30, 2]}')  # of an inkwash that did not write them down
+    assert drawn_in(found()) is None
+    assert now == 100.0 + 5 + 1000 + 4
 
 
 def test_distilling_to_k_steps_learns_the_reflowed_flow_where_such_samplers_ask(

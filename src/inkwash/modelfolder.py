@@ -40,9 +40,10 @@ class Config(Component):
 
     shape: of one example as it is diffused, (C, H, W) or (D,), for latents (c, h, w); classes: their names in order;
     conditions: what it can be told besides a class; sampling: the settings used unless others are asked for; data: the
-    data set's name; trained: steps, images and seconds of training so far; learned_variance: see `Model`; ema: the
-    length of the average the weights are, a share of the run (sigma_rel), None where unknown; jumps: it knows mean
-    velocities between two times (`Model`); label_dropout: the share of labels that training hid, 0.1 in older models.
+    data set's name; trained: steps, images and seconds of training so far, and pairs_seconds of drawing a teacher's
+    pairs before; learned_variance: see `Model`; ema: the length of the average the weights are, a share of the run
+    (sigma_rel), None where unknown; jumps: it knows mean velocities between two times (`Model`); label_dropout: the
+    share of labels that training hid, 0.1 in older models.
     Raises ValueError for latents that sampling clips, and for sampling with a guidance that it is told and has not
     learned.
     """
@@ -225,6 +226,7 @@ def _model_in(folder: File) -> File | None:
 def _card(config: Config) -> str:
     """The model's card: what it is, what it was trained on, and how to use it."""
     trained = config.trained
+    pairs = f", and {trained['pairs_seconds'] / 60:,.1f} of drawing its pairs" if "pairs_seconds" in trained else ""
     lines = [
         "# A diffusion model made with inkwash",
         "",
@@ -232,7 +234,7 @@ def _card(config: Config) -> str:
         *([f"- Latents of shape {' x '.join(map(str, config.shape))}."] if config.pictures != config.shape else []),
         f"- Classes: {', '.join(config.classes) if config.classes else 'none'}.",
         f"- Trained for {trained.get('steps', 0):,.0f} steps on {trained.get('images', 0):,.0f} images, "
-        f"{trained.get('seconds', 0) / 60:,.1f} minutes.",
+        f"{trained.get('seconds', 0) / 60:,.1f} minutes{pairs}.",
         f"- Path {config.path}, target {config.target}, net {config.net}.",
         f"- Sampling: {config.sampling}.",
         "",

@@ -91,7 +91,8 @@ def _own_codec(folder: Path) -> dict[str, str]:
 
 def _trained(trained: Mapping[str, float], what: str) -> str:
     steps = some(int(trained.get("steps", 0)), "step")
-    return f"{steps}, {number(trained.get('images', 0))} {what}, {duration(trained.get('seconds', 0.0))}"
+    pairs = f", and {duration(trained['pairs_seconds'])} of drawing pairs" if "pairs_seconds" in trained else ""
+    return f"{steps}, {number(trained.get('images', 0))} {what}, {duration(trained.get('seconds', 0.0))}{pairs}"
 
 
 def _row(values: tuple[float, ...]) -> str:

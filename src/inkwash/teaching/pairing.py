@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from inkwash.asking import condition_of
 from inkwash.conditions import ByGuidance, ByImage
@@ -25,6 +28,7 @@ from inkwash.data import Dataset, order
 from inkwash.data.cache import cache_dir, published
 from inkwash.data.dataset import Array, Texts
 from inkwash.edit import check_deterministic
+from inkwash.grids import Listed
 from inkwash.kinds import to_table
 from inkwash.noise import Philox
 from inkwash.pipeline import Pipeline
@@ -38,8 +42,11 @@ SHARD = 512
 BLOCK = 128
 """Pairs in flight at once: memory only."""
 
+REHEARSED = 4
+"""Steps in which pairs are drawn to find out what all steps take."""
+
 FORMAT = 1
-"""The version of the layout: x0.bin, a mark of every shard while it is drawn, and pairs.json when it is whole."""
+"""The version of the layout: x0.bin, a mark of every shard with its seconds, and pairs.json when it is whole."""
 
 Told = Callable[[str, int, int], None]
 """Told what is being done, and how much of how much of it is done."""
@@ -104,6 +111,23 @@ def pairs(
         lengths=None if data.lengths is None else data.lengths[rows],
         noise=seed,
     )
+
+
+def rehearsed(pipe: Pipeline, data: Dataset, own: Sampling, n: int, *, told: ByGuidance | None = None) -> float:
+    """About how many seconds n `pairs` take to draw, by a few of them in a few steps. Nothing is written."""
+    few = own if isinstance(own.grid, Listed) else replace(own, steps=min(own.steps, REHEARSED))
+    calls, once = (how.rehearse(pipe.model.path, pipe.model.target) for how in (own, few))
+    numbers = np.arange(min(pipe.chunk, BLOCK))
+    began = time.perf_counter()
+    _drawn(pipe, data, few, numbers % len(data), 0, told, numbers)
+    return (time.perf_counter() - began) * calls / once * math.ceil(n / len(numbers))
+
+
+def drawn_in(found: Dataset) -> float | None:
+    """The seconds that drawing these pairs took, in all sessions and ranks; None where they were not written down."""
+    assert found.folder is not None
+    about = json.loads((found.folder / "pairs.json").read_text(encoding="utf-8"))
+    return float(about["seconds"]) if "seconds" in about else None
 
 
 @dataclass(frozen=True)
@@ -172,7 +196,9 @@ def _draw(
         with (staged / "x0.bin").open("ab") as file:
             file.truncate(size)
         share(staged)
-        (staged / "pairs.json").write_text(json.dumps({"format": FORMAT, "shape": stored}), encoding="utf-8")
+        seconds = sum(float(mark.read_text() or 0) for mark in staged.glob("shard-*.done"))
+        about = {"format": FORMAT, "shape": stored, "seconds": round(seconds, 3)}
+        (staged / "pairs.json").write_text(json.dumps(about), encoding="utf-8")
 
     def share(staged: File) -> None:
         """Draw this rank's shards of those that are missing; all begin and end together."""
@@ -182,6 +208,7 @@ def _draw(
         out = np.memmap(staged / "x0.bin", np.float16, "r+", shape=stored)
         told = n - sum(min(SHARD, n - k * SHARD) for k in missing)
         for k in missing[ranks.rank :: ranks.world]:
+            began = time.perf_counter()
             for start in range(k * SHARD, min((k + 1) * SHARD, n), BLOCK):
                 numbers = np.arange(start, min(start + BLOCK, (k + 1) * SHARD, n))
                 out[numbers] = ends(numbers)
@@ -189,7 +216,7 @@ def _draw(
                 if progress is not None:
                     progress("Drawing pairs", min(told, n), n)
             out.flush()
-            _mark(staged, k).touch()
+            _mark(staged, k).write_text(str(time.perf_counter() - began))
         ranks.barrier()
 
     if ranks.first:
@@ -203,6 +230,17 @@ def _ends(
     pipe: Pipeline, data: Dataset, own: Sampling, rows: Array, seed: int, told: ByGuidance | None, numbers: Array
 ) -> Array:
     """What pairs of these numbers end in, as it is stored."""
+    x = _drawn(pipe, data, own, rows, seed, told, numbers)
+    stored: Array = (x.movedim(1, -1) if x.ndim == 4 else x).numpy().astype(np.float16)
+    if not np.isfinite(stored).all():
+        raise ValueError(f"Pairs {numbers[0]} to {numbers[-1]} are not finite in float16: the teacher fails on them.")
+    return stored
+
+
+def _drawn(
+    pipe: Pipeline, data: Dataset, own: Sampling, rows: Array, seed: int, told: ByGuidance | None, numbers: Array
+) -> Tensor:
+    """What pairs of these numbers end in, on the host."""
     index = torch.from_numpy(numbers)
     noise = Philox(seed, index)
     scale = None if told is None else told.drawn(noise)
@@ -211,14 +249,11 @@ def _ends(
         cond = condition_of(pipe.config, pipe.codec, asked, noise, pipe.device, scale)
     else:
         cond = Steered(**vars(condition_of(pipe.config, pipe.codec, asked, noise, pipe.device)), scale=scale)
-    x = pipe.ends(index, cond, own, seed)
-    stored: Array = (x.movedim(1, -1) if x.ndim == 4 else x).cpu().numpy().astype(np.float16)
-    if not np.isfinite(stored).all():
-        raise ValueError(f"Pairs {numbers[0]} to {numbers[-1]} are not finite in float16: the teacher fails on them.")
-    return stored
+    return pipe.ends(index, cond, own, seed).cpu()
 
 
 def _mark(staged: File, shard: int) -> File:
+    """Says that a shard is drawn, and in how many seconds."""
     return staged / f"shard-{shard:06d}.done"
 
 

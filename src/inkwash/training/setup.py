@@ -25,7 +25,7 @@ from inkwash.paths import Table, is_noise_level
 from inkwash.recipes import Recipe
 from inkwash.targets import Edm
 from inkwash.teaching import Bound as Teaching
-from inkwash.teaching import find_teacher
+from inkwash.teaching import drawn_in, find_teacher
 from inkwash.training.compiling import pays
 from inkwash.training.conditioning import notes, settled
 from inkwash.training.encoding import Told, few, find_codec, in_latents, measured, misfit
@@ -49,7 +49,8 @@ class Setup:
     """Everything a run needs besides its state: the recipe with nothing left open, the model, and where it runs.
 
     dataset: what is trained on, the data or their latents; pictures: the data; codec: the config's with its weights;
-    steps: the length of the run, None where it is in minutes; notes: what a user should know of what was decided.
+    steps: the length of the run, None where it is in minutes; notes: what a user should know of what was decided;
+    pairs_seconds: what the teacher's pairs took to draw, None without pairs, or where it was not written down.
     """
 
     recipe: Recipe
@@ -62,6 +63,7 @@ class Setup:
     steps: int | None = None
     notes: tuple[str, ...] = ()
     teacher: Teaching | None = None
+    pairs_seconds: float | None = None
 
     @property
     def objective(self) -> Objective:
@@ -200,6 +202,10 @@ def set_up(
         recipe = replace(recipe, teacher=setup.teacher.stated)
         if setup.teacher.stated.pairs and not dry:
             setup.dataset = setup.teacher.pairs(setup.dataset, trained_on, progress)
+            setup.pairs_seconds = drawn_in(setup.dataset)
+            if setup.pairs_seconds is not None:
+                took = f"{len(setup.dataset):,} pairs took {setup.pairs_seconds / 60:,.1f} minutes to draw"
+                setup.notes += (f"Its {took}, which the length of the run does not count.",)
     inputs = recipe.inputs or _inputs(recipe, setup.dataset, codec)
     setup.recipe = replace(recipe, inputs=inputs)
     setup.config, model.inputs = replace(config, inputs=inputs), inputs

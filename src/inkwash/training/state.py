@@ -148,6 +148,7 @@ class State:
         """The model's config with how much it has been trained, and the length of its average."""
         images = self.step * setup.recipe.train.batch_size
         trained = {"steps": self.step, "images": images, "seconds": round(self.seconds, 1)}
+        trained |= {} if setup.pairs_seconds is None else {"pairs_seconds": round(setup.pairs_seconds, 1)}
         return replace(setup.config, trained=trained, ema=self.ema.sigma_rel)
 
     @property
