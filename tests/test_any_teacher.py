@@ -219,9 +219,13 @@ def test_what_it_would_cost_is_said_and_nothing_written(capsys: pytest.CaptureFi
     assert re.search(r"teacher \S*teacher/model: its velocities", said)
     assert "guidance told, from 1 to 4" in said
     assert "FLOPs" in said
-    assert "its teacher included" in said
+    assert "and what it learns from" in said
+    assert " pairs " not in said
     assert main(["distill", "teacher", "--method", "reflow(pairs=500)", "--dry-run"]) == 0
-    assert "500 of its pictures, which are drawn before" in " ".join(capsys.readouterr().out.split())
+    said = " ".join(capsys.readouterr().out.split())
+    assert "500 of its pictures, which are drawn before" in said
+    assert re.search(r" pairs about [\d.]+ m?s to draw, unless they are there from before time about 10 min", said)
+    assert "and what it learns from" not in said
     assert not Path("teacher-soflow").exists()
     assert not Path("teacher-reflow").exists()
     assert not Path("cache/pairs").exists()

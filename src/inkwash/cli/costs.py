@@ -29,12 +29,14 @@ def costs(plan: Plan) -> str:
                     **in_words(plan.recipe.conditions),
                     **({"teacher": _followed(teacher)} if (teacher := plan.recipe.teacher) else {}),
                     "parameters": number(plan.parameters),
-                    "FLOPs": f"{_flops(plan.flops)} for one {images} forward{', its teacher included' * bool(teacher)}",
+                    "FLOPs": f"{_flops(plan.flops)} for one {images} forward"
+                    + ", and what it learns from" * plan.recipe.jumps,
                     "memory": f"about {size(plan.memory)}",
                     "device": f"{plan.device}, {precision}{', compiled' if train.compile else ''}",
                     "step": f"{_milliseconds(plan.step_seconds)} of {train.batch_size} {images}s, measured: "
                     f"{train.batch_size / plan.step_seconds:,.0f} {images}s/s",
                     "length": f"{some(plan.steps, 'step')}, {plan.epochs:,.1f} times through the data",
+                    **({"pairs": _drawn(plan)} if teacher and teacher.pairs else {}),
                     "time": f"about {duration(plan.seconds)}",
                 }
             ),
@@ -49,6 +51,11 @@ def _followed(teacher: Teacher) -> str:
     if teacher.pairs:
         return f"{teacher.run}: {teacher.pairs:,} of its pictures, which are drawn before"
     return f"{teacher.run}: its velocities"
+
+
+def _drawn(plan: Plan) -> str:
+    """What pairs take besides the training."""
+    return f"about {duration(plan.pairs_seconds)} to draw, unless they are there from before"
 
 
 def _listed(classes: Sequence[str]) -> str:

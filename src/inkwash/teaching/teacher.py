@@ -24,7 +24,7 @@ from inkwash.paths import Linear
 from inkwash.pipeline import Pipeline, load
 from inkwash.recipes import Teacher
 from inkwash.sampling import Sampling
-from inkwash.teaching.pairing import Told, pairs
+from inkwash.teaching.pairing import Told, pairs, rehearsed
 from inkwash.types import Condition, Denoiser, Query, Steered, like
 
 
@@ -75,6 +75,10 @@ class Bound:
         """As many of its pictures as the recipe asks for, with the noise they are of: see `pairs`."""
         sha256, count = str(self.stated.sha256), self.stated.pairs
         return pairs(self.pipe, sha256, data, self.own, count, among=among, told=self.told, progress=progress)
+
+    def rehearsed(self, data: Dataset) -> float:
+        """About how many seconds its pairs take to draw: see `rehearsed`."""
+        return rehearsed(self.pipe, data, self.own, self.stated.pairs, told=self.told)
 
 
 def _sound(model: Model) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -22,14 +23,19 @@ from inkwash.training.conditioning import require
 from inkwash.training.ema import SERIES
 from inkwash.training.setup import Setup, set_up
 
+LATE = math.nextafter(1.0, 0.0)
+"""How far the run is of which the cost is found out: at its end it learns all that it ever does."""
+
 
 @dataclass(frozen=True)
 class Plan:
     """The figures of a run.
 
     latent: the shape of what is diffused, where that is latents; images: in training and held out; parameters; flops:
-    of one forward pass of one example (a multiply and an add are 2); memory: estimated bytes in training; step_seconds:
-    measured; steps, seconds: of the whole run; epochs; notes: what a user should know.
+    of one example's loss, the mean over a batch (a multiply and an add are 2); memory: estimated bytes in training, of
+    what is taught the student's activations alone; step_seconds: measured; steps, seconds: of the whole run; epochs;
+    pairs_seconds: what drawing a teacher's pairs takes before it; notes: what a user should know. A step is one of the
+    run's end: before an objective's `begin` they cost less.
     """
 
     recipe: Recipe
@@ -47,6 +53,7 @@ class Plan:
     steps: int
     seconds: float
     epochs: float
+    pairs_seconds: float = 0.0
     notes: tuple[str, ...] = ()
 
 
@@ -84,6 +91,9 @@ def plan(recipe: Recipe, data_progress: Callable[[str, int, int], None] | None =
     step = min(seconds[warm_up:]) * train.accumulate
     steps = setup.steps or max(1, int(60 * (train.minutes or 0) / step))
     averages = len({train.ema, *(SERIES if train.snapshots else ())})
+    teacher = setup.teacher
+    taught = list(teacher.pipe.model.net.parameters()) if teacher else []
+    drawn = teacher.stated.pairs if teacher else 0
     return Plan(
         recipe=replace(setup.recipe, train=replace(train, compile=compiled.on)),
         name=dataset.name,
@@ -95,15 +105,17 @@ def plan(recipe: Recipe, data_progress: Callable[[str, int, int], None] | None =
         device=str(setup.device),
         parameters=sum(p.numel() for p in parameters),
         flops=flops,
-        # Weights, gradients and the averages; what optimisers keep; what the backward pass keeps.
+        # Weights, gradients and the averages; a teacher's weights; what optimisers keep, and the backward pass.
         memory=(2 + averages) * sum(p.nbytes for p in parameters)
+        + sum(p.nbytes for p in taught)
         + _kept_by(optims)
         + fixed
         + activations * (train.batch_size // train.accumulate),
         step_seconds=step,
         steps=steps,
         seconds=steps * step,
-        epochs=steps * train.batch_size / max(len(mine), 1),
+        epochs=steps * train.batch_size / max(drawn or len(mine), 1),
+        pairs_seconds=teacher.rehearsed(setup.dataset) if teacher and drawn else 0.0,
         notes=(*setup.notes, *compiled.notes),
     )
 
@@ -111,7 +123,7 @@ def plan(recipe: Recipe, data_progress: Callable[[str, int, int], None] | None =
 def _losses(setup: Setup, size: int) -> Tensor:
     rows = setup.dataset.take(np.arange(size) % len(setup.dataset))
     batch = setup.batch(rows, torch.arange(size))._replace(size=size)
-    return setup.objective(setup.model, batch, Philox(0, batch.number), 0.0)
+    return setup.objective(setup.model, batch, Philox(0, batch.number), LATE)
 
 
 def _kept_by(optims: Sequence[torch.optim.Optimizer]) -> int:
@@ -121,7 +133,7 @@ def _kept_by(optims: Sequence[torch.optim.Optimizer]) -> int:
 
 
 def _cost(setup: Setup) -> tuple[int, int, int]:
-    """FLOPs of one example's forward pass, and what its backward pass keeps: bytes of a batch and of every example.
+    """FLOPs of one example's loss, and what its backward pass keeps: bytes of a batch and of every example.
 
     A batch of any size keeps one copy of the weights in the precision they are computed in. Of blocks that are computed
     again, one at a time keeps more than what it was given: the fullest counts.
@@ -137,9 +149,10 @@ def _cost(setup: Setup) -> tuple[int, int, int]:
         for block in again:
             block.recomputes = True
     activations = (kept[many] - kept[few]) // (many - few)
+    size = setup.recipe.train.batch_size // setup.recipe.train.accumulate
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        _losses(setup, 1)
-    return int(counter.get_total_flops()), max(kept[few] - few * activations, 0), activations
+        _losses(setup, size)
+    return counter.get_total_flops() // size, max(kept[few] - few * activations, 0), activations
 
 
 def _kept_in_forward(setup: Setup, size: int, blocks: Sequence[nn.Module] = ()) -> list[int]:
