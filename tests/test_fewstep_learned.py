@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,9 +13,11 @@ import torch
 import tinyruns
 from inkwash.data import DataSpec
 from inkwash.distilling import AnyMethod, student
+from inkwash.distilling.report import in_steps
 from inkwash.fewstep import Consistency, FlowMap, Shortcut, SoFlow
 from inkwash.noise import Philox
 from inkwash.paths import Linear
+from inkwash.pipeline import load
 from inkwash.recipes import Recipe
 from inkwash.samplers import Jumps
 from inkwash.sampling import Sampling
@@ -90,3 +93,16 @@ def test_a_student_learns_the_numbers_of_steps_that_it_is_asked_for(
         student("run", SoFlow(steps=(1, 2)), steps=[4])
     with pytest.raises(ValueError, match="a power of two"):
         student("run", Shortcut(), steps=[3])
+
+
+def test_the_report_draws_a_student_in_the_steps_that_it_has_learned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, objective, renoise in (("two", SoFlow(steps=(1, 2)), 0.0), ("data", Consistency(), 1.0)):
+        jumping = Sampling(method=Jumps(renoise=renoise), steps=2)
+        plain = tinyruns.recipe(train={"steps": 1, "snapshots": 0})
+        list(train(replace(plain, objective=objective, sampler=jumping), name))
+    assert in_steps(load("two"), Path("two")) == {"jumps": [2, 1]}
+    assert in_steps(load("data"), Path("data")) == {"jumps(renoise=1.0)": [4, 2, 1]}
+    assert in_steps(load("two/model"), Path("two/model")) == {"jumps": [4, 2, 1]}  # nothing says how it has learned

@@ -34,16 +34,16 @@ def few_steps(
     """Compare students with their teacher: quality, calls and seconds as a table and a plot, and the same seeds drawn.
 
     The teacher is drawn in 50, 20, 10, 5, 2 and 1 calls of its network, or just fewer, by each sampler that can, and
-    students in 4, 2 and 1 steps. The sheet has the teacher by the sampler that is best at 50. Every point is kept:
-    asked again, or for one student or sampler more, only what is new is measured.
+    students in those of 4, 2 and 1 steps that they have learned. The sheet has the teacher by the sampler that is best
+    at 50. Every point is kept: asked again, or for one student or sampler more, only what is new is measured.
     """
     refuse(mistakes_so_far(ctx))
     from inkwash.cli.terminal import stages
     from inkwash.distilling.report import (
-        STUDENT_STEPS,
         Contestant,
         at_its_best,
         in_calls,
+        in_steps,
         measured,
         plot,
         sheet,
@@ -53,7 +53,7 @@ def few_steps(
     )
     from inkwash.earlier import split_step
     from inkwash.evaluation import about_model, evaluation_folder, real_side
-    from inkwash.kinds import in_text, split_texts
+    from inkwash.kinds import split_texts
     from inkwash.pictures import save_png
     from inkwash.pipeline import load
     from inkwash.recipes import read_recipe
@@ -74,8 +74,8 @@ def few_steps(
 
     def contestant(name: str, run: Path, samplers: Sequence[str] = ()) -> Contestant:
         pipe = load(run, device=device, precision=precision, chunk=64, trust=trust)
-        own = in_calls(pipe, samplers) if samplers else {in_text(pipe.config.sampling.method): STUDENT_STEPS}
         place, step = split_step(run)
+        own = in_calls(pipe, samplers) if samplers else in_steps(pipe, place)
         about = about_model(place, pipe) | ({} if step is None else {"weights_sha256": None})  # not the last step's
         return Contestant(name, pipe, about, evaluation_folder(place), own)
 

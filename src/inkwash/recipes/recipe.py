@@ -218,7 +218,8 @@ class Recipe(Component):
                 "sampler = jumps takes a model of two times, and this objective trains one of one. Use another "
                 'sampler, or [objective] kind = "soflow".'
             )
-        yield from self._unlearned()
+        elif (why := unlearned(self.objective, self.path, self.sampler)) is not None:
+            yield why
         if self.teacher is not None and not self.teacher.pairs and not isinstance(self.objective, FlowMap):
             yield (
                 f"A teacher's velocities are learned by objectives of two times (soflow, consistency, shortcut, "
@@ -253,15 +254,6 @@ class Recipe(Component):
             )
         if self.conditions is not None:
             yield from self._unused(self.conditions)
-
-    def _unlearned(self) -> Iterator[str]:
-        """Jumps that the sampler asks for and that training leaves out: what they say is anything."""
-        method, objective = self.sampler.method, self.objective
-        if isinstance(method, Jumps) and isinstance(objective, FlowMap):
-            times = self.sampler.times(self.path)
-            ends = method.ends(self.sampler.path or self.path, times)
-            if (why := objective.unlearned(times[:-1], ends)) is not None:
-                yield f"sampler = {method} in {len(times) - 1} steps asks for jumps that are never learned: {why}."
 
     def _taught(self, told: ByGuidance, hidden: bool) -> Iterator[str]:
         """What cannot be with a model that is told the scale of its teacher's guidance."""
@@ -324,3 +316,17 @@ class Recipe(Component):
                 f"On {where} t is the noise level itself, and only its lowest few hundredths are near the data's: "
                 f"use {', '.join(better)}."
             )
+
+
+def unlearned(objective: AnyObjective, path: AnyPath, sampler: Sampling) -> str | None:
+    """Why a sampler asks a model, trained on `path`, for jumps that training left out: its answers would be anything.
+
+    None: it does not, as no sampler does that asks for no jumps.
+    """
+    if not (isinstance(objective, FlowMap) and isinstance(sampler.method, Jumps)):
+        return None
+    times = sampler.times(path)
+    why = objective.unlearned(times[:-1], sampler.method.ends(sampler.path or path, times))
+    if why is None:
+        return None
+    return f"sampler = {sampler.method} in {len(times) - 1} steps asks for jumps that are never learned: {why}."
