@@ -18,7 +18,7 @@ SRC = ROOT / "src" / "inkwash"
 # A room is a module or a package directly below inkwash. Each layer may import itself and the layers above it.
 LAYERS = {
     "core": ["types", "noise", "kinds", "paths", "ode", "targets", "times", "grids", "model", "guidance", "drive"],
-    "methods": ["samplers", "bound", "likelihood", "fewstep", "objectives", "edit"],
+    "methods": ["losses", "samplers", "bound", "likelihood", "fewstep", "objectives", "edit"],
     "parts": ["nets", "codec", "data", "optim", "device", "ranks", "features", "text", "conditions"],
     "application": [
         "checkpoint",

@@ -295,6 +295,11 @@ def test_rows_with_equal_times_are_flow_matching_and_as_many_as_asked(loss: Flow
     assert torch.equal(*model.net.asked[0])  # type: ignore[union-attr,index]
     weighed = replace(loss, power=0.5)(model, batch, noise, 0.5)  # type: ignore[type-var]
     torch.testing.assert_close(weighed, found / (found + 1e-3).sqrt(), rtol=1e-12, atol=0)
+    # Of l1 and huber the same, with the size of each element, and its square below 1.
+    error = (eps - batch.x0)[equal]
+    for name, each in (("l1", error.abs()), ("huber", torch.where(error.abs() < 1, error**2 / 2, error.abs() - 0.5))):
+        sharp = replace(loss, loss=name)(model, batch, noise, 0.5)  # type: ignore[type-var]
+        torch.testing.assert_close(sharp[equal], each.mean(1), rtol=1e-12, atol=0)
 
 
 class Affine(nn.Module):

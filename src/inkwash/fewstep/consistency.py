@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from inkwash.fewstep.flowmap import FlowMap, Jump
+from inkwash.losses import Loss
 from inkwash.model import Model
 from inkwash.times import AnyDensity, LogitNormal, Uniform, draw
 from inkwash.types import Batch, Noise, like
@@ -66,6 +67,7 @@ class SoFlow(_Closing):
     times: AnyDensity = field(default_factory=lambda: LogitNormal(-0.2, 1.0))
     same: float = 0.5
     begin: float = 0.0
+    loss: Loss = "mse"
     power: float = 0.5
     kind: Literal["soflow"] = field(default="soflow", kw_only=True, repr=False)
 
@@ -111,6 +113,7 @@ class Consistency(_Closing):
     times: AnyDensity = field(default_factory=lambda: LogitNormal(0.0, 1.2))
     same: float = 0.25
     begin: float = 0.0
+    loss: Loss = "mse"
     power: float = 0.5
     kind: Literal["consistency"] = field(default="consistency", kw_only=True, repr=False)
 
@@ -138,6 +141,7 @@ class Shortcut(FlowMap):
     times: AnyDensity = field(default_factory=Uniform)
     same: float = 0.75
     begin: float = 0.0
+    loss: Loss = "mse"
     power: float = 0.0
     kind: Literal["shortcut"] = field(default="shortcut", kw_only=True, repr=False)
 

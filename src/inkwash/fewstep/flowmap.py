@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from inkwash.losses import LOSSES, Loss
 from inkwash.model import Model
 from inkwash.noise import Stream
 from inkwash.times import AnyDensity, Uniform, draw
@@ -34,16 +35,18 @@ class Jump(NamedTuple):
 
 
 class FlowMap(Component, ABC):
-    """Base of the losses that train a two-time network: weight·|u - sg(what u should be)|² of each example.
+    """Base of the losses that train a two-time network: weight·loss(u, sg(what u should be)) of each example.
 
     times: the density two times are drawn from, of which the later is t. same: the share of a batch with s = t, which
-    is flow matching; all of it before the share `begin` of the run. power: p in the weight (mean |error|² + 1e-3)^-p,
-    without a gradient; 0 is the plain squared error, and only with it is a minimum where the formulas say.
+    is flow matching; all of it before the share `begin` of the run. loss: the mean over an example's elements of the
+    squared error (mse), or of l1 or huber: sharper, and for students, whose teacher leaves nothing to chance. power: p
+    in the weight (that mean + 1e-3)^-p, without a gradient; with 0 and mse alone is a minimum where the formulas say.
     """
 
     times: AnyDensity
     same: float
     begin: float
+    loss: Loss
     power: float
 
     def __post_init__(self) -> None:
@@ -104,7 +107,7 @@ class FlowMap(Component, ABC):
                 here = rows.to(x.device)
                 jump = Jump(x[here], t[rows], s[rows], v[here], batch.cond.map(lambda c: c[rows.to(c.device)]))
                 goal = v.index_copy(0, here, self.goal(model, jump, progress).to(v.dtype))
-        error = (model.mean_velocity(x, t, s, batch.cond) - goal).square().flatten(1).mean(1)
+        error = LOSSES[self.loss](model.mean_velocity(x, t, s, batch.cond), goal).flatten(1).mean(1)
         return error if self.power == 0 else error * (error.detach() + 1e-3) ** -self.power
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from inkwash.fewstep.flowmap import FlowMap, Jump, exact
+from inkwash.losses import Loss
 from inkwash.model import Model
 from inkwash.times import AnyDensity, LogitNormal
 from inkwash.types import like
@@ -34,6 +35,7 @@ class MeanFlow(FlowMap):
     times: AnyDensity = field(default_factory=lambda: LogitNormal(-0.4, 1.0))
     same: float = 0.5
     begin: float = 0.0
+    loss: Loss = "mse"
     power: float = 0.75
     kind: Literal["meanflow"] = field(default="meanflow", kw_only=True, repr=False)
 

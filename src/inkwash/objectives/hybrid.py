@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from inkwash.bound import decoder_term, step_term
+from inkwash.losses import Loss
 from inkwash.model import Model
-from inkwash.objectives.regression import Loss, Noised, OverTimes, errors, noised
+from inkwash.objectives.regression import Noised, OverTimes, errors, noised
 from inkwash.objectives.weights import AnyWeight, Unweighted
 from inkwash.targets import solve, trained_times
 from inkwash.times import AnyDensity, Uniform

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, NamedTuple
 
-import torch.nn.functional as F
 from torch import Tensor
 
+from inkwash.losses import LOSSES, Loss
 from inkwash.model import Model
 from inkwash.noise import Stream
 from inkwash.objectives.coupling import AnyCoupling, Independent, Requiring
@@ -16,15 +16,6 @@ from inkwash.objectives.weights import AnyWeight, Unweighted, Weight
 from inkwash.targets import trained_times
 from inkwash.times import AnyDensity, Density, Uniform, draw
 from inkwash.types import Batch, Coeffs, Component, Noise, Path, like
-
-Loss = Literal["mse", "l1", "huber"]
-"""Squared error, its root, or squared below 1 and linear above."""
-
-_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "mse": lambda y, target: F.mse_loss(y, target, reduction="none"),
-    "l1": lambda y, target: F.l1_loss(y, target, reduction="none"),
-    "huber": lambda y, target: F.smooth_l1_loss(y, target, reduction="none"),
-}
 
 
 class Noised(NamedTuple):
@@ -133,4 +124,4 @@ def errors(loss: Loss, weight: Weight, model: Model, batch: Batch, draw: Noised,
     """weight·worth·loss(y, target) of every element, for a prediction y in draw.x: math.md, eq. 18."""
     a, b = model.target(draw.c)
     target = like(a, draw.x) * batch.x0 + like(b, draw.x) * draw.eps
-    return like(weight(draw.c, model.target) * draw.worth, draw.x) * _LOSSES[loss](y, target)
+    return like(weight(draw.c, model.target) * draw.worth, draw.x) * LOSSES[loss](y, target)
