@@ -141,10 +141,10 @@ def test_meanflow_is_at_its_minimum_at_the_flow_map() -> None:
     j = jump()
     u = mean_velocity(j.x, j.t, j.s)
     for tangent in ("own", "example"):
-        torch.testing.assert_close(MeanFlow(tangent).goal(truth(), j, 0.0), u, rtol=0, atol=1e-9)
+        torch.testing.assert_close(MeanFlow(tangent, "exact").goal(truth(), j, 0.0), u, rtol=0, atol=1e-9)
     off = torch.randn(j.x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for tangent in ("own", "example"):
-        more, less = (MeanFlow(tangent).goal(truth(), j._replace(v=j.v + d), 0.0) for d in (off, -off))
+        more, less = (MeanFlow(tangent, "exact").goal(truth(), j._replace(v=j.v + d), 0.0) for d in (off, -off))
         torch.testing.assert_close((more + less) / 2, u, rtol=0, atol=1e-9)
         assert float((more - u).abs().max()) > 0.1  # and is not blind to it
 
@@ -153,7 +153,7 @@ def test_meanflows_differences_agree_with_its_derivative() -> None:
     """Central differences are off by width² times a third derivative: an eighth of the width, a 64th of the error."""
     j = jump(s=torch.full((64,), 0.125, dtype=torch.float64))
     j = j._replace(t=j.t.clamp(0.25, 0.875), v=velocity(j.x, j.t.clamp(0.25, 0.875)))
-    exact = MeanFlow("example").goal(truth(), j, 0.0)
+    exact = MeanFlow("example", "exact").goal(truth(), j, 0.0)
     # Widths at which the clocks, in float32, are exact: powers of two.
     wide, narrow = (MeanFlow("example", "differences", w).goal(truth(), j, 0.0) - exact for w in (2**-5, 2**-8))
     assert 40 < float(wide.abs().max() / narrow.abs().max()) < 90  # 64
@@ -188,12 +188,12 @@ def test_meanflow_names_differences_to_a_network_without_a_forward_derivative_an
 
     sealed = replace(truth(), net=Sealed())
     with pytest.raises(ValueError, match=r"has none \((.|\n)*objective\.derivative=differences"):
-        MeanFlow("example").goal(sealed, j, 0.0)
+        MeanFlow("example", "exact").goal(sealed, j, 0.0)
     way = MeanFlow("example", "differences")
     assert torch.equal(way.goal(sealed, j, 0.0), way.goal(truth(), j, 0.0))
     for error in (RuntimeError("of the network itself"), torch.OutOfMemoryError("full"), KeyError("label")):
         with pytest.raises(type(error)) as raised:
-            MeanFlow("example").goal(failing(error), j, 0.0)
+            MeanFlow("example", "exact").goal(failing(error), j, 0.0)
         assert raised.value is error
 
 
@@ -322,8 +322,8 @@ class Affine(nn.Module):
         SoFlow(gap=0.2, last=0.05, same=0.25, times=Uniform(), power=0.0),
         SoFlow(gap=0.2, last=0.01, steps=(1, 2), same=0.25, times=Uniform(), power=0.0),
         Consistency(gap=0.2, last=0.01, times=Uniform(), power=0.0),
-        MeanFlow(times=Uniform(), power=0.0),
-        MeanFlow("example", "differences", times=Uniform(), power=0.0),
+        MeanFlow(derivative="exact", times=Uniform(), power=0.0),
+        MeanFlow("example", "differences", 0.005, times=Uniform(), power=0.0),
         Shortcut(same=0.5),
         Regression(times=UShaped()),
     ],

@@ -32,7 +32,7 @@ def test_compiled_and_eager_tangents_agree_and_the_network_stays_compiled(backen
     x, v = (noise(torch.empty(4, *shape), i, Stream.EPS) for i in (0, 1))
     t, s = torch.tensor([[0.9, 0.7, 0.5, 0.3], [0.1, 0.2, 0.3, 0.1]], dtype=torch.float64)
     jump = Jump(x, t, s, v, Condition(torch.tensor([0, 1, 2, -1])))
-    losses = [MeanFlow(), MeanFlow("example"), MeanFlow("example", "differences")]
+    losses = [MeanFlow(derivative="exact"), MeanFlow("example", "exact"), MeanFlow("example", "differences")]
 
     def goals() -> list[torch.Tensor]:
         with torch.no_grad():
