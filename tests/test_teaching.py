@@ -24,7 +24,7 @@ from inkwash.objectives import Regression
 from inkwash.paths import VP, Linear, Table
 from inkwash.pipeline import Pipeline, load
 from inkwash.ranks import Ranks
-from inkwash.recipes import Recipe, RecipeError, Teacher, read_recipe
+from inkwash.recipes import RecipeError, Teacher, read_recipe
 from inkwash.samplers import Heun, Jumps
 from inkwash.sampling import Sampling
 from inkwash.targets import Carried, Eps, Flow, V
@@ -34,30 +34,12 @@ from inkwash.training import train
 from inkwash.training.run import continued, resume_recipe
 from inkwash.training.setup import set_up
 from inkwash.types import Condition, Query
-from tinyruns import assert_same, finish, state
+from tinyruns import assert_same, finish, moons, state, trained
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INKWASH_CACHE", str(tmp_path / "cache"))
-
-
-def points(**tables: Any) -> Recipe:
-    """Two moons, labelled, by a tiny net."""
-    base: dict[str, Any] = {
-        "data": {"source": "moons", "limit": 96},
-        "net": {"kind": "mlp", "width": 16, "depth": 1},
-        "train": {"steps": 3, "batch_size": 16, "samples": 4, "checkpoint_every": 2, "snapshots": 0},
-        "sampler": {"method": "heun", "steps": 3},
-    }
-    for name, table in tables.items():
-        base[name] = {**base.get(name, {}), **table} if isinstance(table, dict) else table
-    return read_recipe(base)
-
-
-def trained(folder: Path, **tables: Any) -> Path:
-    finish(points(**tables), folder)
-    return folder
 
 
 class Counting(Pipeline):
@@ -81,7 +63,7 @@ class Counting(Pipeline):
 
 
 def test_a_pair_is_its_noise_and_where_the_teachers_flow_ends(tmp_path: Path) -> None:
-    pipe, data = load(trained(tmp_path / "run"), chunk=64), load_data(points().data)
+    pipe, data = load(trained(tmp_path / "run"), chunk=64), load_data(moons().data)
     own = pipe.settings()
     found = pairs(pipe, "sha", data, own, 20, seed=3, among=np.arange(10, 40))
     assert found.noise == 3
@@ -109,7 +91,7 @@ def test_pairs_that_were_killed_go_on_at_their_shard_and_are_found_again(
 ) -> None:
     monkeypatch.setattr("inkwash.teaching.pairing.SHARD", 8)
     monkeypatch.setattr("inkwash.teaching.pairing.BLOCK", 4)
-    run, data = trained(tmp_path / "run"), load_data(points().data)
+    run, data = trained(tmp_path / "run"), load_data(moons().data)
     whole = pairs(Counting.of(run), "sha", data, Sampling(), 30, cache=tmp_path / "one")
     pipe = Counting.of(run, breaks_after=20)  # in the middle of the third shard
     with pytest.raises(RuntimeError, match="power"):
@@ -135,7 +117,7 @@ class Meeting(Ranks):
 
 def test_ranks_share_the_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("inkwash.teaching.pairing.SHARD", 8)
-    run, data = trained(tmp_path / "run"), load_data(points().data)
+    run, data = trained(tmp_path / "run"), load_data(moons().data)
     alone = pairs(Counting.of(run), "sha", data, Sampling(), 30, cache=tmp_path / "one")
     door, pipes, found = threading.Barrier(2), [Counting.of(run) for _ in range(2)], {}
 
@@ -280,11 +262,11 @@ def test_a_run_goes_on_with_its_own_teacher_alone(tmp_path: Path) -> None:
 def test_what_cannot_be_distilled_is_refused(tmp_path: Path) -> None:
     run = trained(tmp_path / "run")
     with pytest.raises(RecipeError, match="objectives of two times"):
-        points(teacher={"run": str(run)})
+        moons(teacher={"run": str(run)})
     with pytest.raises(RecipeError, match="linear path"):
-        points(objective={"kind": "soflow"}, path={"kind": "vp"}, target="v")
+        moons(objective={"kind": "soflow"}, path={"kind": "vp"}, target="v")
     with pytest.raises(RecipeError, match="model of two times"):
-        points(sampler={"method": "jumps"})
+        moons(sampler={"method": "jumps"})
     (tmp_path / "alone").mkdir()
     (run / "model").rename(tmp_path / "alone" / "model")
     with pytest.raises(ValueError, match="--data"):
@@ -297,13 +279,13 @@ def test_what_cannot_be_distilled_is_refused(tmp_path: Path) -> None:
     labelled = student(tmp_path / "alone", SoFlow(), data="moons")
     wrong = replace(labelled, teacher=Teacher(str(plain)))
     with pytest.raises(ValueError, match="does not fit its student"):
-        set_up(wrong, load_data(points().data))
+        set_up(wrong, load_data(moons().data))
 
 
 def test_guidance_becomes_part_of_the_student(tmp_path: Path) -> None:
     """The velocity it learns from is u + w·(c - u) of the teacher's."""
     run = trained(tmp_path / "run")
-    setup = set_up(student(run, SoFlow(), guidance=3.0), load_data(points().data))
+    setup = set_up(student(run, SoFlow(), guidance=3.0), load_data(moons().data))
     assert setup.teacher is not None
     x, label = torch.randn(5, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 1, 0, 1])
     t = torch.full((5,), 0.5, dtype=torch.float64)
@@ -326,7 +308,7 @@ def test_public_names() -> None:
 
 def test_other_rows_are_other_pairs(tmp_path: Path) -> None:
     """Two runs that hold out other rows, as many: each has the labels its pictures were asked for."""
-    pipe, data = load(trained(tmp_path / "run"), chunk=64), load_data(points().data)
+    pipe, data = load(trained(tmp_path / "run"), chunk=64), load_data(moons().data)
     one, other = (pairs(pipe, "sha", data, Sampling(), 12, among=np.arange(k, k + 20)) for k in (0, 20))
     assert one.fingerprint != other.fingerprint
     for found in (one, other):
@@ -408,7 +390,7 @@ def test_visited_times_are_those_of_samplers_with_their_shares() -> None:
 
 def test_jumps_take_no_times_that_learn() -> None:
     with pytest.raises(RecipeError, match="single times"):
-        points(objective={"kind": "soflow", "times": "importance"})
+        moons(objective={"kind": "soflow", "times": "importance"})
 
 
 def test_straightness_has_its_closed_form() -> None:

@@ -35,7 +35,7 @@ from inkwash.training import train
 from inkwash.training.run import resume_recipe
 from inkwash.training.setup import set_up
 from inkwash.types import Condition, Query, Steered
-from tinyruns import assert_same, finish, state
+from tinyruns import assert_same, finish, state, trained
 
 MEANS = torch.tensor([[1.0, -0.5], [-2.0, 0.75]], dtype=torch.float64)
 LAM, EVERY = 0.3, 2.0
@@ -45,24 +45,6 @@ STEPS = ["--set", "train.steps=2"]
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INKWASH_CACHE", str(tmp_path / "cache"))
-
-
-def points(**tables: Any) -> Recipe:
-    """Two moons, labelled, by a tiny net."""
-    base: dict[str, Any] = {
-        "data": {"source": "moons", "limit": 96},
-        "net": {"kind": "mlp", "width": 16, "depth": 1},
-        "train": {"steps": 3, "batch_size": 16, "samples": 4, "checkpoint_every": 2, "snapshots": 0},
-        "sampler": {"method": "heun", "steps": 3},
-    }
-    for name, table in tables.items():
-        base[name] = {**base.get(name, {}), **table} if isinstance(table, dict) else table
-    return read_recipe(base)
-
-
-def trained(folder: Path, **tables: Any) -> Path:
-    finish(points(**tables), folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -63,3 +63,25 @@ PLANE: dict[str, Any] = {
 
 def plane(**tables: dict[str, Any]) -> Recipe:
     return read_recipe({k: {**PLANE[k], **tables.get(k, {})} for k in PLANE})
+
+
+MOONS: dict[str, Any] = {
+    "data": {"source": "moons", "limit": 96},
+    "net": {"kind": "mlp", "width": 16, "depth": 1},
+    "train": {"steps": 3, "batch_size": 16, "samples": 4, "checkpoint_every": 2, "snapshots": 0},
+    "sampler": {"method": "heun", "steps": 3},
+}
+
+
+def moons(**tables: Any) -> Recipe:
+    """Two moons, labelled, by a tiny net: a teacher."""
+    base = dict(MOONS)
+    for name, table in tables.items():
+        base[name] = {**base.get(name, {}), **table} if isinstance(table, dict) else table
+    return read_recipe(base)
+
+
+def trained(folder: Path, **tables: Any) -> Path:
+    """The folder of a finished run of moons."""
+    finish(moons(**tables), folder)
+    return folder
