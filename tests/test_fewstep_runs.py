@@ -26,7 +26,7 @@ SHORT = ["--steps", "4", "--batch-size", "8", "--set", "train.samples=4", "--set
 @pytest.mark.parametrize(
     ("sets", "objective", "renoise"),
     [
-        ([], SoFlow(begin=0.5), 0.0),
+        ([], SoFlow(same=0.5, begin=0.5), 0.0),
         (["objective.kind=shortcut"], Shortcut(), 0.0),
         (["objective.kind=meanflow", "objective.begin=0.5"], MeanFlow(begin=0.5), 0.0),
         (

@@ -114,7 +114,7 @@ def student(
         net=config.net,
         inputs=inputs,
         objective=objective,
-        optim=Muon(lr=1e-3, weight_decay=0.0),
+        optim=Muon(lr=3e-3, weight_decay=0.0),
         train=replace(
             told.train,
             minutes=minutes,

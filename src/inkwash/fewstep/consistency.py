@@ -39,7 +39,7 @@ class _Closing(FlowMap):
         if not 0 < self.last <= self.gap <= 1:
             raise ValueError(
                 f"gap = {self.gap} and last = {self.last} must lie in (0, 1], and last not above gap: the share of a "
-                "jump that is made with the velocity shrinks over the run. Usual are 0.1 and 0.02."
+                "jump that is made with the velocity shrinks over the run. Usual are 0.25 and 0.1."
             )
 
     def share(self, progress: float) -> float:
@@ -61,11 +61,11 @@ class SoFlow(_Closing):
     below it (multistep consistency, Heek et al. 2024); (): between any two times. Raises ValueError for steps below 1.
     """
 
-    gap: float = 0.1
-    last: float = 0.02
+    gap: float = 0.25
+    last: float = 0.1
     steps: tuple[int, ...] = ()
     times: AnyDensity = field(default_factory=lambda: LogitNormal(-0.2, 1.0))
-    same: float = 0.5
+    same: float = 0.25
     begin: float = 0.0
     loss: Loss = "mse"
     power: float = 0.5
@@ -109,7 +109,7 @@ class Consistency(_Closing):
     """
 
     gap: float = 0.25
-    last: float = 0.02
+    last: float = 0.1
     times: AnyDensity = field(default_factory=lambda: LogitNormal(0.0, 1.2))
     same: float = 0.25
     begin: float = 0.0
