@@ -102,7 +102,7 @@ def plot(points: Sequence[Point], title: str = "Quality against cost") -> Image:
     unit = f", {record.unit}" if record.unit else ""
     notes = ["Ringed: the points that no other beats in both, with their steps."]
     if any(p.settings.guidance != 1 for p in points):
-        notes.append("A call with guidance runs the network twice, where guidance acts.")
+        notes.append("A call with guidance runs the network twice, where it acts, unless the model is told its scale.")
     if record.floor is not None and record.floor_n is not None:
         notes.append(f"Floor: two halves of the reference, {record.floor_n:,} each.")
     order = dict.fromkeys(name for name in _names(points))

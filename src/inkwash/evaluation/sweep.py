@@ -75,8 +75,8 @@ class Point:
     """One way to draw and what came of it.
 
     value, low, high: the measure and its 95 % interval, if it has one; calls: of the denoiser for a picture, on average
-    (with guidance each runs the network twice); seconds: for a picture, of those for all; record: the provenance;
-    also: the records of what else was measured.
+    (with guidance each runs the network twice, but for a model that is told its scale); seconds: for a picture, of
+    those for all; record: the provenance; also: the records of what else was measured.
     """
 
     settings: Sampling
