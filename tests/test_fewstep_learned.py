@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,18 +11,31 @@ import pytest
 import torch
 
 import tinyruns
+from inkwash.compare import ComparisonError, ways
 from inkwash.data import DataSpec
-from inkwash.distilling import AnyMethod, student
+from inkwash.distilling import AnyMethod, Reflow, student
 from inkwash.distilling.report import in_steps
+from inkwash.edit import Vary
+from inkwash.evaluation.sweep import adopt
 from inkwash.fewstep import Consistency, FlowMap, Shortcut, SoFlow
 from inkwash.noise import Philox
+from inkwash.objectives import Regression
 from inkwash.paths import Linear
-from inkwash.pipeline import load
+from inkwash.pipeline import Pipeline, load
 from inkwash.recipes import Recipe
 from inkwash.samplers import Jumps
 from inkwash.sampling import Sampling
+from inkwash.times import Density
 from inkwash.training import train
-from inkwash.types import Batch, Condition
+from inkwash.types import Batch, Condition, Denoised, Query
+
+
+@dataclass(frozen=True)
+class Late(Density):
+    """A user's own times: above 0.5."""
+
+    def __call__(self, u: torch.Tensor, path: Any) -> torch.Tensor:
+        return 0.5 + u / 2
 
 
 def recipe(objective: FlowMap, steps: int, renoise: float = 0.0) -> Recipe:
@@ -48,15 +61,15 @@ def test_what_is_learned_is_taken(objective: FlowMap, steps: int, renoise: float
 @pytest.mark.parametrize(
     ("objective", "steps", "renoise", "fix"),
     [
-        (Consistency(), 4, 0.0, "renoise = 1.0"),
-        (Consistency(), 4, 0.5, "renoise = 1.0"),
+        (Consistency(), 4, 0.0, r"jumps\(renoise=1\.0\)"),
+        (Consistency(), 4, 0.5, r"jumps\(renoise=1\.0\)"),
         (SoFlow(steps=(1, 2)), 4, 0.0, "1 or 2 even steps"),
         (SoFlow(steps=(2,)), 1, 0.0, "2 even steps"),
         (Shortcut(), 3, 0.0, "a power of two"),
     ],
 )
 def test_what_is_never_learned_is_refused(objective: FlowMap, steps: int, renoise: float, fix: str) -> None:
-    with pytest.raises(ValueError, match=rf"in {steps} steps asks for jumps that are never learned.*{fix}"):
+    with pytest.raises(ValueError, match=rf"in {steps} steps asks for what training left out.*{fix}"):
         recipe(objective, steps, renoise)
 
 
@@ -103,6 +116,57 @@ def test_the_report_draws_a_student_in_the_steps_that_it_has_learned(
         jumping = Sampling(method=Jumps(renoise=renoise), steps=2)
         plain = tinyruns.recipe(train={"steps": 1, "snapshots": 0})
         list(train(replace(plain, objective=objective, sampler=jumping), name))
-    assert in_steps(load("two"), Path("two")) == {"jumps": [2, 1]}
-    assert in_steps(load("data"), Path("data")) == {"jumps(renoise=1.0)": [4, 2, 1]}
-    assert in_steps(load("two/model"), Path("two/model")) == {"jumps": [4, 2, 1]}  # nothing says how it has learned
+    assert in_steps(load("two")) == {"jumps": [2, 1]}
+    assert in_steps(load("data")) == {"jumps(renoise=1.0)": [4, 2, 1]}
+    old = load("two")
+    old.config = replace(old.config, objective=None)
+    assert in_steps(old) == {"jumps": [4, 2, 1]}  # nothing says how it has learned
+
+
+def taught(folder: Path, method: AnyMethod) -> Pipeline:
+    """A student of the tiny teacher, trained for a step."""
+    tinyruns.trained(folder / "run")
+    one = student(folder / "run", method)
+    list(train(replace(one, train=replace(one.train, steps=1, minutes=None)), folder / "student"))
+    return load(folder / "student")
+
+
+@pytest.mark.parametrize("method", [SoFlow(), Reflow(pairs=16, steps=(1, 2, 4))])
+def test_a_student_is_not_drawn_in_steps_that_it_never_learned(tmp_path: Path, method: AnyMethod) -> None:
+    pipe = taught(tmp_path, method)
+    for steps in (1, 2, 4):
+        assert len(pipe(2, label=0, steps=steps).array) == 2
+    before = (tmp_path / "student/model/config.json").read_bytes()
+    whole = rf"{pipe.config.sampling.method.kind} in 3 steps asks for what training left out.*1 or 2 or 4 even steps"
+    with pytest.raises(ValueError, match=whole):
+        pipe(2, label=0, steps=3)
+    with pytest.raises(ValueError, match=whole):
+        adopt(tmp_path / "student", pipe.config.sampling.changed(steps=3))
+    assert (tmp_path / "student/model/config.json").read_bytes() == before
+    with pytest.raises(ComparisonError, match=whole):
+        ways(pipe, [pipe.config.sampling.method.kind], [4, 3])
+
+
+def test_an_edit_visits_the_times_that_were_learned(tmp_path: Path) -> None:
+    pipe, asked = taught(tmp_path, SoFlow()), []
+    x0 = torch.zeros(2, 2)
+
+    def note(query: Query, answer: Denoised) -> None:
+        asked.append((float(query.t[0]), float(query.s[0])))
+
+    pipe(2, label=0, edit=Vary(x0, 0.6), trace=note)
+    assert asked == [(0.6, 0.5), (0.5, 0.25), (0.25, 0.0)]
+    with pytest.raises(ValueError, match="training left out"):  # 0.6 to 0.45
+        pipe(2, label=0, edit=Vary(x0, 0.6), grid="even")
+    asked.clear()
+    pipe(2, label=0, sampler="heun", steps=3, trace=note)  # the velocity was learned at any time
+    assert asked[0] == (1.0, 1.0)
+
+
+def test_an_objective_of_ones_own_stays_out_of_the_models_config(tmp_path: Path) -> None:
+    """So a model needs no code from outside that only its training did."""
+    plain = tinyruns.moons()
+    list(train(plain, tmp_path / "ours"))
+    assert load(tmp_path / "ours").config.objective == plain.objective
+    list(train(replace(plain, objective=Regression(times=Late())), tmp_path / "theirs"))
+    assert load(tmp_path / "theirs").config.objective is None

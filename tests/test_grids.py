@@ -11,7 +11,20 @@ import pytest
 import torch
 
 import gaussian
-from inkwash.grids import AnyGrid, Even, Karras, Leading, Linspace, Listed, LogSnr, Quadratic, Trailing, grid, spread
+from inkwash.grids import (
+    AnyGrid,
+    Cut,
+    Even,
+    Karras,
+    Leading,
+    Linspace,
+    Listed,
+    LogSnr,
+    Quadratic,
+    Trailing,
+    grid,
+    spread,
+)
 from inkwash.kinds import from_table, members_of
 from inkwash.paths import VE, VP, CosineSchedule, Linear, LinearBetas, Shifted, SigmoidSchedule, Table, ratio
 from inkwash.types import Path
@@ -32,7 +45,7 @@ IN_RATIOS: list[Any] = [Karras(), Karras(0.05, 10.0, 3.0), LogSnr(), LogSnr(0.05
 
 
 def test_every_grid_is_here() -> None:
-    assert set(members_of(AnyGrid).values()) == {type(g) for g in [*GRIDS, Listed([1, 0])]}
+    assert set(members_of(AnyGrid).values()) == {type(g) for g in [*GRIDS, Cut(), Listed([1, 0])]}
 
 
 @pytest.mark.parametrize("name", PATHS)
@@ -257,6 +270,20 @@ def test_a_list_falls(times: list[float]) -> None:
         Listed(times)
 
 
+@pytest.mark.parametrize(
+    ("start", "times"),
+    [
+        (1.0, [1.0, 0.75, 0.5, 0.25, 0.0]),
+        (1 - 1e-9, [1 - 1e-9, 0.75, 0.5, 0.25, 0.0]),  # where a path ends just below 1
+        (0.6, [0.6, 0.5, 0.25, 0.0]),
+        (0.5, [0.5, 0.25, 0.0]),
+        (0.1, [0.1, 0.0]),
+    ],
+)
+def test_a_cut_goes_on_at_the_times_from_1(start: float, times: list[float]) -> None:
+    assert Cut()(Linear(), 4, start).tolist() == times
+
+
 def test_a_list_has_its_own_length_and_start() -> None:
     for steps in (2, 4):
         with pytest.raises(ValueError, match=f"4 times, which make 3 steps, not {steps}. Ask for 3 steps"):
@@ -265,7 +292,7 @@ def test_a_list_has_its_own_length_and_start() -> None:
         Listed([0.9, 0.5])(Linear(), 1, 0.8)
 
 
-@pytest.mark.parametrize("grid", [*GRIDS, Listed([1, 0])], ids=lambda g: g.kind)
+@pytest.mark.parametrize("grid", [*GRIDS, Cut(), Listed([1, 0])], ids=lambda g: g.kind)
 def test_steps_and_start_are_checked(grid: Any) -> None:
     for steps in (0, -3):
         with pytest.raises(ValueError, match=f"at least 1 step, not {steps}"):

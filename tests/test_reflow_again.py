@@ -67,7 +67,9 @@ def test_a_run_shows_what_its_pairs_took(reflowed: str, capsys: pytest.CaptureFi
     assert read_config(Path("again/model")).trained["pairs_seconds"] == 90.0
     assert main(["info", "again"]) == 0
     trained = r"trained +1 step, 64 examples, [\d.]+ s, and 1 min 30 s of drawing pairs\n"
-    assert re.search(trained, capsys.readouterr().out)
+    out = capsys.readouterr().out
+    assert re.search(trained, out)
+    assert re.search(r"learned by +Regression\(.*UShaped", out)
     assert " minutes, and 1.5 of drawing its pairs." in Path("again/model/README.md").read_text()
     assert read_config(Path(reflowed, "model")).trained["pairs_seconds"] < 90
 

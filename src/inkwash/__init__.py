@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from inkwash.exchange import from_diffusers, from_dit, pull, push, to_diffusers, to_onnx, to_torch_export
     from inkwash.features import Classifier, DinoV2, Extractor, Inception, Lite0, Raw, extractor
     from inkwash.fewstep import Consistency, MeanFlow, Shortcut, SoFlow
-    from inkwash.grids import Even, Karras, Leading, Linspace, Listed, LogSnr, Quadratic, Trailing, grid
+    from inkwash.grids import Cut, Even, Karras, Leading, Linspace, Listed, LogSnr, Quadratic, Trailing, grid
     from inkwash.guidance import Along, Apg, Cfg, CfgZero, Chunked, Clipped, Guided, Rescaled, Rule, Terms
     from inkwash.likelihood import (
         Adaptive,
@@ -142,7 +142,7 @@ _WHERE = {
     "exchange": ["from_diffusers", "from_dit", "pull", "push", "to_diffusers", "to_onnx", "to_torch_export"],
     "features": ["Classifier", "DinoV2", "Extractor", "Inception", "Lite0", "Raw", "extractor"],
     "fewstep": ["Consistency", "MeanFlow", "Shortcut", "SoFlow"],
-    "grids": ["Even", "Karras", "Leading", "Linspace", "Listed", "LogSnr", "Quadratic", "Trailing", "grid"],
+    "grids": ["Cut", "Even", "Karras", "Leading", "Linspace", "Listed", "LogSnr", "Quadratic", "Trailing", "grid"],
     "edit": [
         "Blur",
         "Decode",

@@ -276,7 +276,7 @@ def _way(pipe: Pipeline, row: str, own: Sampling, count: int | None, by: str) ->
         own = own.changed(steps=steps)
     elif count is not None:
         own = own.changed(steps=count)
-    _calls_of(pipe, own)
+    pipe.config.rehearse(own)
     return Way(row, count, own)
 
 

@@ -1,8 +1,8 @@
 """Which times a sampler visits: from `start` (pure noise at 1) down to 0 (data).
 
-A grid is a frozen dataclass that is called with the path, the number of steps and the start. `Even`, `Quadratic` and
-`Listed` are laid out in t; `Leading`, `Linspace` and `Trailing` are the usual ways to pick entries of a table; `Karras`
-and `LogSnr` are laid out in the noise-to-signal ratio, and so visit the same noise levels on every path.
+A grid is a frozen dataclass that is called with the path, the number of steps and the start. `Even`, `Cut`, `Quadratic`
+and `Listed` are laid out in t; `Leading`, `Linspace` and `Trailing` are the usual ways to pick entries of a table;
+`Karras` and `LogSnr` are laid out in the noise-to-signal ratio, and so visit the same noise levels on every path.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ class Grid(Protocol):
     def __call__(self, path: Path, steps: int, start: float = 1.0) -> Tensor:
         """Times [steps + 1], float64, strictly decreasing from `start` in (0, 1], or just below it, to 0.
 
+        `Cut` alone has fewer, from a start below 1.
+
         Raises ValueError for less than one step, a start outside (0, 1], or times that do not decrease.
         """
         ...
@@ -41,6 +43,22 @@ class Even(Component):
         """The times."""
         _ask(steps, start)
         return _falling(self, torch.linspace(start, 0, steps + 1, dtype=torch.float64))
+
+
+@dataclass(frozen=True)
+class Cut(Component):
+    """The start, and what lies below it of t_i = 1 - i/steps: so from a start below 1 fewer steps, to the same times.
+
+    For students that learned to jump to these alone.
+    """
+
+    kind: Literal["cut"] = field(default="cut", kw_only=True, repr=False)
+
+    def __call__(self, path: Path, steps: int, start: float = 1.0) -> Tensor:
+        """The times."""
+        _ask(steps, start)
+        whole = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+        return torch.cat([whole.new_tensor([start]), whole[whole < start - 1e-6]])
 
 
 @dataclass(frozen=True)
@@ -242,7 +260,7 @@ class LogSnr(_OfRatios):
         return self._bent(path, steps, start, None)
 
 
-AnyGrid = Annotated[Even | Leading | Trailing | Linspace | Quadratic | Karras | LogSnr | Listed, OneOf()]
+AnyGrid = Annotated[Even | Cut | Leading | Trailing | Linspace | Quadratic | Karras | LogSnr | Listed, OneOf()]
 """A grid as a recipe names it."""
 
 

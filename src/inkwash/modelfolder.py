@@ -22,9 +22,10 @@ from inkwash.features.weights import tensors_hash
 from inkwash.kinds import from_table, in_text, to_table
 from inkwash.model import AnyInputs, Model
 from inkwash.nets import AnyNet
+from inkwash.objectives import AnyObjective
 from inkwash.paths import AnyPath
 from inkwash.sampling import Sampling
-from inkwash.targets import AnyTarget
+from inkwash.targets import AnyTarget, check
 from inkwash.types import Component, Given
 
 FORMAT = 1
@@ -42,8 +43,9 @@ class Config(Component):
     conditions: what it can be told besides a class; sampling: the settings used unless others are asked for; data: the
     data set's name; trained: steps, images and seconds of training so far, and pairs_seconds of drawing a teacher's
     pairs before; learned_variance: see `Model`; ema: the length of the average the weights are, a share of the run
-    (sigma_rel), None where unknown; jumps: it knows mean velocities between two times (`Model`); label_dropout: the
-    share of labels that training hid, 0.1 in older models.
+    (sigma_rel), None where unknown; objective: what it learned by, which may leave out what some samplers ask, None
+    where unknown; jumps: it knows mean velocities between two times (`Model`); label_dropout: the share of labels that
+    training hid, 0.1 in older models.
     Raises ValueError for latents that sampling clips, and for sampling with a guidance that it is told and has not
     learned.
     """
@@ -60,6 +62,7 @@ class Config(Component):
     trained: dict[str, float] = field(default_factory=dict)
     learned_variance: bool = False
     ema: float | None = None
+    objective: AnyObjective | None = None
     conditions: Conditions = field(default_factory=Conditions)
     jumps: bool = False
     label_dropout: float = 0.1
@@ -96,6 +99,21 @@ class Config(Component):
         ways = {"prompt": self.conditions.text, "vector": self.conditions.vector, "image": self.conditions.image}
         return tuple(name for name, way in ways.items() if way and not way.dropout)
 
+    def rehearse(self, own: Sampling) -> int:
+        """How often it is asked when drawn with these settings. Raises ValueError where it cannot be: `refuse`."""
+        self.refuse(own)
+        return own.rehearse(self.path, self.target, learned_variance=self.learned_variance)
+
+    def refuse(self, own: Sampling, times: Tensor | None = None) -> None:
+        """Raise ValueError where settings ask it for what it never learned.
+
+        times: those to visit, [N + 1, 1], where an edit makes them others.
+        """
+        times = own.times(self.path) if times is None else times
+        check(self.path, self.target, own.asked(self.path, times[:-1]))
+        if (why := own.unlearned(self.objective, self.path, times)) is not None:
+            raise ValueError(why)
+
     def build(self) -> Model:
         """The model with freshly initialised weights."""
         parts = self.network(), self.path, self.target, self.inputs
@@ -116,9 +134,13 @@ class Loaded(NamedTuple):
     codec: Codec
 
 
+_NOT_ANSWERED = ("sampling", "trained", "ema", "objective")
+"""What of a config changes no answer of the model."""
+
+
 def model_hash(config: Config, model: Model) -> str:
     """SHA-256 (hex) of what a model answers: of its weights and its config, but for its settings and its training."""
-    told = {name: value for name, value in to_table(config).items() if name not in ("sampling", "trained", "ema")}
+    told = {name: value for name, value in to_table(config).items() if name not in _NOT_ANSWERED}
     whole = json.dumps([told, tensors_hash(model.net.state_dict())], sort_keys=True)
     return hashlib.sha256(whole.encode()).hexdigest()
 

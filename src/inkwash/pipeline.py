@@ -142,7 +142,7 @@ class Pipeline:
         refuse_pictures(edit, self.config.codec.pictured(shape), shape)
         times = edit.times(own.times(self.model.path, edit.time))
         falls = float(-times[:, 0].diff().clamp(max=0).sum())  # a grid may go up as well
-        check(self.model.path, self.model.target, own.asked(self.model.path, times[:-1]))
+        self.config.refuse(own, times)
         # Batches start at multiples of the chunk, so that a picture also keeps its place in its chunk: what comes
         # before the first is drawn with it and dropped.
         block = -(-batch_size // self.chunk) * self.chunk

@@ -14,10 +14,10 @@ from torch import Tensor
 from inkwash.drive import drive
 from inkwash.grids import AnyGrid, Even, Grid, Listed, spread
 from inkwash.guidance import AnyRule, Cfg, Guided, Rule, check_interval, highest, same_noise
-from inkwash.kinds import from_text
+from inkwash.kinds import from_text, in_text
 from inkwash.noise import Philox
 from inkwash.paths import AnyPath, ratio
-from inkwash.samplers import Ancestral, AnySampler, Ddim, Heun
+from inkwash.samplers import Ancestral, AnySampler, Ddim, Heun, Jumps
 from inkwash.targets import check
 from inkwash.types import Component, Condition, Denoised, Denoiser, Path, Query, Sampler, Target
 
@@ -151,6 +151,25 @@ class Sampling(Component):
     def asked(self, trained: Path, times: Tensor) -> Tensor:
         """The times of the model's own path at which it is asked when `times` are visited."""
         return times if self.path is None else same_noise(trained, self.path, times)
+
+    def unlearned(self, objective: Any, trained: Path, times: Tensor | None = None) -> str | None:
+        """Why it asks a model for what the objective that trained it leaves out, so that answers would be anything.
+
+        objective: of a model on the path `trained`; times: those to visit, [N + 1, 1], where an edit makes them others.
+        None: it does not; nor is it known of an objective of a user's own, unless that has such a method.
+        """
+        says = getattr(objective, "unlearned", None)
+        if says is None:
+            return None
+        times = self.times(trained) if times is None else times
+        t = s = self.asked(trained, times[:-1])
+        if isinstance(self.method, Jumps):
+            s = self.method.ends(self.path or trained, times)
+        down = times[1:] < times[:-1]  # upwards is noise that an edit adds
+        why = says(t[down], s[down])
+        if why is None:
+            return None
+        return f"{in_text(self.method)} in {len(times) - 1} steps asks for what training left out: {why}."
 
     def rehearse(self, trained: Path, target: Target, *, learned_variance: bool = False) -> int:
         """How often the sampler asks, found by answering it without a network, for a model of this path and target.

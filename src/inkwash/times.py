@@ -50,6 +50,10 @@ class Density(Component, ABC):
         """The factor [B] of the loss at t that undoes how much more often than it should be t is drawn."""
         return torch.ones_like(t)
 
+    def never(self, t: Tensor) -> str | None:
+        """Why some of the times t [N], in [0, 1], are never near one that is drawn, and what to use; None: none is."""
+        return None
+
 
 @dataclass(frozen=True)
 class Uniform(Density):
@@ -142,11 +146,22 @@ class Visited(Density):
 
     def __call__(self, u: Tensor, path: Path) -> Tensor:
         """The quantile of the discrete law that counts 1/(k·number of k) for each i/k."""
-        times = torch.tensor([i / k for k in self.steps for i in range(1, k + 1)], dtype=torch.float64)
+        times = self._times()
         shares = torch.tensor([1 / k for k in self.steps for _ in range(k)], dtype=torch.float64) / len(self.steps)
         order = times.argsort(stable=True)
         ends = shares[order].cumsum(0)[:-1].contiguous()
         return times[order][torch.searchsorted(ends, u, right=True)]
+
+    def never(self, t: Tensor) -> str | None:
+        """All but the times that it visits, up to what a path's end may lack of 1."""
+        if bool(((t[:, None] - self._times()).abs().amin(1) < 1e-2).all()):
+            return None
+        counts = " or ".join(map(str, self.steps))
+        return f"it learned the times that {counts} even steps visit alone. Use one of these numbers of steps"
+
+    def _times(self) -> Tensor:
+        """Each i/k, those of the first k first."""
+        return torch.tensor([i / k for k in self.steps for i in range(1, k + 1)], dtype=torch.float64)
 
 
 @dataclass(frozen=True)

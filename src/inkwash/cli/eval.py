@@ -185,7 +185,7 @@ def eval(
                 check_alike(pipe.config, how["weak"].config)
             if many is None:  # all that can be refused is refused now: the real side may take minutes
                 own = pipe.settings(**how | {"weak": weak is not None})
-                own.rehearse(pipe.model.path, pipe.model.target, learned_variance=pipe.model.learned_variance)
+                pipe.config.rehearse(own)
             for line in () if many is None else many.check(pipe, how.get("weak")):
                 if here.first:
                     say(line)

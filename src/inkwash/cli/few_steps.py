@@ -75,7 +75,7 @@ def few_steps(
     def contestant(name: str, run: Path, samplers: Sequence[str] = ()) -> Contestant:
         pipe = load(run, device=device, precision=precision, chunk=64, trust=trust)
         place, step = split_step(run)
-        own = in_calls(pipe, samplers) if samplers else in_steps(pipe, Path(place))
+        own = in_calls(pipe, samplers) if samplers else in_steps(pipe)
         about = about_model(place, pipe) | ({} if step is None else {"weights_sha256": None})  # not the last step's
         return Contestant(name, pipe, about, evaluation_folder(place), own)
 

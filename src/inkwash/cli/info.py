@@ -52,6 +52,7 @@ def _model(config: Config) -> dict[str, str]:
         "inputs": str(config.inputs),
         "codec": _codec(config),
         "sampling": _sampling(own),
+        **({} if config.objective is None else {"learned by": str(config.objective)}),
         "trained": _trained(trained, "examples"),
     }
 

@@ -22,7 +22,7 @@ from inkwash.features import tensors_hash
 from inkwash.kinds import in_text
 from inkwash.modelfolder import model_hash
 from inkwash.pipeline import Pipeline
-from inkwash.recipes import Teacher, read_recipe, unlearned
+from inkwash.recipes import Teacher
 from inkwash.samples import Samples
 from inkwash.sampling import Sampling
 from inkwash.teaching import Bound
@@ -78,16 +78,10 @@ def in_calls(pipe: Pipeline, samplers: Sequence[str]) -> dict[str, list[int]]:
     return found
 
 
-def in_steps(pipe: Pipeline, run: File) -> dict[str, list[int]]:
-    """Of `STUDENT_STEPS`, those in which a student can be drawn by its own sampler, by what its run's recipe says.
-
-    A model without its run is drawn in all of them.
-    """
-    own, written = pipe.config.sampling, run / "recipe.toml"
-    steps = list(STUDENT_STEPS)
-    if written.is_file():
-        learned = read_recipe(written).objective
-        steps = [n for n in steps if unlearned(learned, pipe.config.path, replace(own, steps=n)) is None]
+def in_steps(pipe: Pipeline) -> dict[str, list[int]]:
+    """Of `STUDENT_STEPS`, those in which a student has learned to be drawn by its own sampler."""
+    config, own = pipe.config, pipe.config.sampling
+    steps = [n for n in STUDENT_STEPS if replace(own, steps=n).unlearned(config.objective, config.path) is None]
     return {in_text(own.method): steps or [own.steps]}
 
 

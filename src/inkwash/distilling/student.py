@@ -15,7 +15,7 @@ from inkwash.data import DataSpec
 from inkwash.earlier import split_step
 from inkwash.edit import check_deterministic
 from inkwash.fewstep import Consistency, FlowMap, MeanFlow, Shortcut, SoFlow
-from inkwash.grids import Even, Listed
+from inkwash.grids import Cut, Even, Listed
 from inkwash.kinds import OneOf
 from inkwash.model import AnyInputs, CarriedInputs
 from inkwash.modelfolder import Config, find_model, read_config
@@ -124,7 +124,7 @@ def student(
             # Guidance is part of it: what it would be without is learned no more.
             label_dropout=1.0 if not config.classes else 0.0 if baked else told.train.label_dropout,
         ),
-        sampler=Sampling(method=sampler, steps=max(counts), guidance=1.0 if taught is None else scale),
+        sampler=Sampling(method=sampler, steps=max(counts), guidance=1.0 if taught is None else scale, grid=Cut()),
         codec=InLatents(whole, identity(config.codec)) if isinstance(config.codec, Latents) else None,
         conditions=_always(config.conditions, taught) if baked else config.conditions,
         teacher=Teacher(teacher, sampler=followed, pairs=drawn if pairs is None else pairs),

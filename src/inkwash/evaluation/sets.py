@@ -151,7 +151,7 @@ def generate(
     config, chunk = pipe.config, pipe.chunk
     weak = settings.get("weak")
     own = pipe.settings(**{k: v for k, v in settings.items() if k != "weak"} | ({"weak": True} if weak else {}))
-    own.rehearse(pipe.model.path, pipe.model.target, learned_variance=pipe.model.learned_variance)
+    config.rehearse(own)
     if labels is None and config.classes and asked is None:
         labels = Asked((*(1 for _ in config.classes), 0), n)
     wanted = _wanted(labels, n, config.classes) if asked is None else asked.labels(n)

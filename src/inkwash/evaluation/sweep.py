@@ -270,7 +270,7 @@ def adopt(run: str | File, sampling: Sampling, *, trust: bool = False) -> Adopte
     folder = find_model(run)
     config = read_config(folder, trust=trust)
     before = config.sampling
-    sampling.rehearse(config.path, config.target, learned_variance=config.learned_variance)
+    config.rehearse(sampling)
     check_guidance(config, sampling)
     with held(folder.parent) as free:  # training publishes the model as well, and only one process may
         if not free:

@@ -41,7 +41,7 @@ def about(config: Config) -> dict[str, Any]:
     and sigma at all entries of a table, or at i/1000.
     """
     own = replace(config.sampling, guidance=config.conditions.pushed(config.sampling.guidance))
-    calls = own.rehearse(config.path, config.target, learned_variance=config.learned_variance)
+    calls = config.rehearse(own)
     kept = isinstance(own.grid, Listed) or own.path is not None
     steps = _steps(replace(own, path=None, steps=own.steps if kept else calls), config.path)
     entries = config.path.steps if isinstance(config.path, Table) else ENTRIES

@@ -89,10 +89,10 @@ class SoFlow(_Closing):
     def unlearned(self, t: Tensor, s: Tensor) -> str | None:
         """Of `steps`, all but the way to the end of a step of one of them."""
         ends = [(_end(t - 1e-9, torch.tensor(float(k))) - s).abs() < 1e-6 for k in self.steps]
-        if not ends or bool(torch.stack(ends).any(0).all()):
+        if not ends or bool(torch.stack([*ends, s == t]).any(0).all()):
             return None
         counts = " or ".join(map(str, self.steps))
-        return f"objective.steps has those of {counts} even steps alone. Use one of these for sampler.steps"
+        return f"soflow learned the jumps of {counts} even steps alone. Use one of these numbers of steps"
 
 
 def _end(t: Tensor, k: Tensor) -> Tensor:
@@ -124,9 +124,9 @@ class Consistency(_Closing):
 
     def unlearned(self, t: Tensor, s: Tensor) -> str | None:
         """All but those to the data."""
-        if bool((s == 0).all()):
+        if bool(((s == 0) | (s == t)).all()):
             return None
-        return "consistency has those to the data alone. Use sampler.method.renoise = 1.0, or one step"
+        return "consistency learned the jumps to the data alone. Use jumps(renoise=1.0), or one step"
 
 
 @dataclass(frozen=True)
@@ -160,10 +160,11 @@ class Shortcut(FlowMap):
 
     def unlearned(self, t: Tensor, s: Tensor) -> str | None:
         """All but those whose size is 1 or a half, a quarter, .. of it, from a multiple of their size."""
-        levels = -(t - s).log2()
-        if bool(((levels - levels.round()).abs() + (t / (t - s) - (t / (t - s)).round()).abs() < 1e-6).all()):
+        t, size = t[s < t], (t - s)[s < t]
+        levels = -size.log2()
+        if bool(((levels - levels.round()).abs() + (t / size - (t / size).round()).abs() < 1e-6).all()):
             return None
-        return "shortcut has halves of halves of the whole. Use a power of two for sampler.steps, on the even grid"
+        return "shortcut learned halves of halves of the whole. Use a power of two steps, on the even grid"
 
     def goal(self, model: Model, jump: Jump, progress: float) -> Tensor:
         """The mean of the two halves."""

@@ -77,7 +77,10 @@ class FlowMap(Component, ABC):
         return torch.maximum(one, other), torch.minimum(one, other)
 
     def unlearned(self, t: Tensor, s: Tensor) -> str | None:
-        """Why a jump from t to s, of one shape, is not among what it trains, and what to use; None: all are."""
+        """Why a jump from t to s <= t, [N] each, is not among what it trains, and what to use; None: all are.
+
+        s = t is the velocity, which all of them learn.
+        """
         return None
 
     def taught(self, teacher: Velocity) -> Objective:

@@ -62,6 +62,10 @@ class OverTimes(Component):
         """Times [N] that stand for those it asks a model on `path` at: to check a target before it is trained."""
         return trained_times(path)
 
+    def unlearned(self, t: Tensor, s: Tensor) -> str | None:
+        """Why a model is never asked at times t [N] in training, and what to use; None: it is. s = t."""
+        return self.times.never(t)
+
     def memory(self) -> dict[str, Tensor]:
         """What the density remembers before the first step; see `inkwash.types.Remembering`."""
         return self.times.memory()

@@ -1,7 +1,7 @@
 """Recipes: TOML files that describe whole runs, the built-in ones beside this file."""
 
 from inkwash.recipes.read import builtin, builtin_names, read_recipe, write_recipe
-from inkwash.recipes.recipe import LENGTHS, Evaluation, InLatents, Recipe, RecipeError, Teacher, Train, unlearned
+from inkwash.recipes.recipe import LENGTHS, Evaluation, InLatents, Recipe, RecipeError, Teacher, Train
 
 __all__ = [
     "LENGTHS",
@@ -14,6 +14,5 @@ __all__ = [
     "builtin",
     "builtin_names",
     "read_recipe",
-    "unlearned",
     "write_recipe",
 ]

@@ -218,7 +218,7 @@ class Recipe(Component):
                 "sampler = jumps takes a model of two times, and this objective trains one of one. Use another "
                 'sampler, or [objective] kind = "soflow".'
             )
-        elif (why := unlearned(self.objective, self.path, self.sampler)) is not None:
+        elif (why := self.sampler.unlearned(self.objective, self.path)) is not None:
             yield why
         if self.teacher is not None and not self.teacher.pairs and not isinstance(self.objective, FlowMap):
             yield (
@@ -316,17 +316,3 @@ class Recipe(Component):
                 f"On {where} t is the noise level itself, and only its lowest few hundredths are near the data's: "
                 f"use {', '.join(better)}."
             )
-
-
-def unlearned(objective: AnyObjective, path: AnyPath, sampler: Sampling) -> str | None:
-    """Why a sampler asks a model, trained on `path`, for jumps that training left out: its answers would be anything.
-
-    None: it does not, as no sampler does that asks for no jumps.
-    """
-    if not (isinstance(objective, FlowMap) and isinstance(sampler.method, Jumps)):
-        return None
-    times = sampler.times(path)
-    why = objective.unlearned(times[:-1], sampler.method.ends(sampler.path or path, times))
-    if why is None:
-        return None
-    return f"sampler = {sampler.method} in {len(times) - 1} steps asks for jumps that are never learned: {why}."

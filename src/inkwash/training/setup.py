@@ -16,6 +16,7 @@ from inkwash.codec import Codec, LatentCodec, Latents, Pixels, Scaled, Standard,
 from inkwash.data import Dataset, Rows, split
 from inkwash.device import autocast_dtype, keep_memory, pick_device
 from inkwash.fewstep import FlowMap
+from inkwash.kinds import foreign, to_table
 from inkwash.model import AnyInputs, EdmInputs, Indexed, Model, UnitVariance
 from inkwash.modelfolder import Config
 from inkwash.nets import MLP, UNet
@@ -162,6 +163,7 @@ def set_up(
         sampling=recipe.sampler,
         data=dataset.name,
         learned_variance=recipe.learns_variance,
+        objective=None if any(foreign({"objective": to_table(recipe.objective)})) else recipe.objective,
         jumps=recipe.jumps,
         label_dropout=train.label_dropout,
     )
