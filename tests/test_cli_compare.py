@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -154,7 +154,7 @@ def test_what_a_sampler_refuses_is_found_before_anything_is_drawn() -> None:
     assert "needs a model that learned" in entries or "needs a model that learned" in learned
     zero_snr = Table(zero_snr=True)
     singular = pipeline()
-    singular.model.path, singular.model.target = zero_snr, Eps()
+    singular.config = replace(singular.config, path=zero_snr, target=Eps())
     with pytest.raises(ComparisonError, match="eps"):
         ways(singular, ["ddim"], [2])
 

@@ -7,26 +7,32 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import tinyruns
 from inkwash.compare import ComparisonError, ways
 from inkwash.data import DataSpec
+from inkwash.data.load import load as load_data
 from inkwash.distilling import AnyMethod, Reflow, student
-from inkwash.distilling.report import in_steps
+from inkwash.distilling.report import Contestant, in_steps, straightened
 from inkwash.edit import Vary
-from inkwash.evaluation.sweep import adopt
+from inkwash.evaluation.sweep import SweepError, adopt, planned
 from inkwash.fewstep import Consistency, FlowMap, Shortcut, SoFlow
+from inkwash.grids import Listed
+from inkwash.guidance import same_noise
+from inkwash.modelfolder import _config, save_model
 from inkwash.noise import Philox
 from inkwash.objectives import Regression
-from inkwash.paths import Linear
+from inkwash.paths import VP, CosineSchedule, Linear
 from inkwash.pipeline import Pipeline, load
-from inkwash.recipes import Recipe
-from inkwash.samplers import Jumps
+from inkwash.recipes import Recipe, Train
+from inkwash.samplers import Euler, Jumps
 from inkwash.sampling import Sampling
-from inkwash.times import Density
+from inkwash.times import Density, Visited
 from inkwash.training import train
+from inkwash.training.previews import few_steps
 from inkwash.types import Batch, Condition, Denoised, Query
 
 
@@ -51,7 +57,7 @@ def recipe(objective: FlowMap, steps: int, renoise: float = 0.0) -> Recipe:
         (SoFlow(), 3, 0.5),
         (SoFlow(steps=(1, 3)), 3, 0.0),
         (SoFlow(steps=(1, 2)), 4, 1.0),
-        (Shortcut(), 8, 0.0),
+        (Shortcut(), 64, 0.0),
     ],
 )
 def test_what_is_learned_is_taken(objective: FlowMap, steps: int, renoise: float) -> None:
@@ -65,11 +71,12 @@ def test_what_is_learned_is_taken(objective: FlowMap, steps: int, renoise: float
         (Consistency(), 4, 0.5, r"jumps\(renoise=1\.0\)"),
         (SoFlow(steps=(1, 2)), 4, 0.0, "1 or 2 even steps"),
         (SoFlow(steps=(2,)), 1, 0.0, "2 even steps"),
-        (Shortcut(), 3, 0.0, "a power of two"),
+        (Shortcut(), 3, 0.0, "a power of two, up to 64"),
+        (Shortcut(), 128, 0.0, "a power of two, up to 64"),
     ],
 )
 def test_what_is_never_learned_is_refused(objective: FlowMap, steps: int, renoise: float, fix: str) -> None:
-    with pytest.raises(ValueError, match=rf"in {steps} steps asks for what training left out.*{fix}"):
+    with pytest.raises(ValueError, match=rf"in {steps} steps asks for what is never learned.*{fix}"):
         recipe(objective, steps, renoise)
 
 
@@ -121,6 +128,8 @@ def test_the_report_draws_a_student_in_the_steps_that_it_has_learned(
     old = load("two")
     old.config = replace(old.config, objective=None)
     assert in_steps(old) == {"jumps": [4, 2, 1]}  # nothing says how it has learned
+    old.config = replace(old.config, sampling=old.config.sampling.changed(steps=[1.0, 0.5, 0.0]))
+    assert in_steps(old) == {"jumps": [2]}
 
 
 def taught(folder: Path, method: AnyMethod) -> Pipeline:
@@ -137,7 +146,7 @@ def test_a_student_is_not_drawn_in_steps_that_it_never_learned(tmp_path: Path, m
     for steps in (1, 2, 4):
         assert len(pipe(2, label=0, steps=steps).array) == 2
     before = (tmp_path / "student/model/config.json").read_bytes()
-    whole = rf"{pipe.config.sampling.method.kind} in 3 steps asks for what training left out.*1 or 2 or 4 even steps"
+    whole = rf"{pipe.config.sampling.method.kind} in 3 steps asks for what is never learned.*1 or 2 or 4 even steps"
     with pytest.raises(ValueError, match=whole):
         pipe(2, label=0, steps=3)
     with pytest.raises(ValueError, match=whole):
@@ -147,20 +156,100 @@ def test_a_student_is_not_drawn_in_steps_that_it_never_learned(tmp_path: Path, m
         ways(pipe, [pipe.config.sampling.method.kind], [4, 3])
 
 
-def test_an_edit_visits_the_times_that_were_learned(tmp_path: Path) -> None:
-    pipe, asked = taught(tmp_path, SoFlow()), []
+@pytest.mark.parametrize("method", [SoFlow(), Shortcut(), Reflow(pairs=16, steps=(1, 2, 4))])
+def test_an_edit_visits_the_times_that_were_learned(tmp_path: Path, method: AnyMethod) -> None:
+    pipe, asked = taught(tmp_path, method), []
     x0 = torch.zeros(2, 2)
 
     def note(query: Query, answer: Denoised) -> None:
         asked.append((float(query.t[0]), float(query.s[0])))
 
     pipe(2, label=0, edit=Vary(x0, 0.6), trace=note)
-    assert asked == [(0.6, 0.5), (0.5, 0.25), (0.25, 0.0)]
-    with pytest.raises(ValueError, match="training left out"):  # 0.6 to 0.45
-        pipe(2, label=0, edit=Vary(x0, 0.6), grid="even")
-    asked.clear()
-    pipe(2, label=0, sampler="heun", steps=3, trace=note)  # the velocity was learned at any time
-    assert asked[0] == (1.0, 1.0)
+    assert [t for t, _ in asked] == [0.6, 0.5, 0.25]
+    assert not pipe.config.jumps or [s for _, s in asked] == [0.5, 0.25, 0.0]
+
+
+def test_inversion_takes_velocities_and_no_jumps(tmp_path: Path) -> None:
+    pipe, x0 = taught(tmp_path, SoFlow()), torch.zeros(2, 2)
+    with pytest.raises(ValueError, match=r"knows no jumps towards noise\. Use heun"):
+        pipe.encode(x0, label=0)
+    assert pipe.encode(x0, label=0, sampler="heun", steps=3).shape == x0.shape
+
+
+def test_a_sweep_plans_no_steps_that_were_never_learned(tmp_path: Path) -> None:
+    pipe = taught(tmp_path, SoFlow())
+    asked = {"steps": ["1", "2", "3", "4"]}
+    with pytest.raises(SweepError, match="steps=3: jumps in 3 steps asks for what is never learned"):
+        planned(pipe, asked)
+    assert [(own.steps, calls) for own, calls in planned(pipe, asked, skip=True)[0]] == [(1, 1), (2, 2), (4, 4)]
+
+
+def test_previews_of_many_steps_are_drawn_in_those_learned(tmp_path: Path) -> None:
+    """Not in 50, as those of other models."""
+    tinyruns.trained(tmp_path / "run")
+    one = student(tmp_path / "run", SoFlow(), steps=[64])
+    list(train(replace(one, train=replace(one.train, steps=1, minutes=None)), tmp_path / "student"))
+    config = load(tmp_path / "student").config
+    assert few_steps(config) == 64
+    assert few_steps(replace(config, objective=None)) == 50
+
+
+def test_a_teacher_needs_a_flow_and_reflow_a_network_of_one_time(tmp_path: Path) -> None:
+    taught(tmp_path / "few", Reflow(pairs=16, steps=(1, 2)))
+    for method in (Reflow(), SoFlow()):
+        with pytest.raises(ValueError, match=r"has no flow to learn from.*1 or 2 even steps.*distilled from"):
+            student(tmp_path / "few/student", method)
+    taught(tmp_path / "two", SoFlow())
+    with pytest.raises(ValueError, match=r"a network of two times, and reflow trains one of one.*--pairs"):
+        student(tmp_path / "two/student", Reflow())
+    assert student(tmp_path / "two/student", SoFlow(), pairs=8).teacher is not None
+
+
+def test_the_report_says_no_straightness_where_there_is_no_flow(tmp_path: Path) -> None:
+    pipe = taught(tmp_path, Reflow(pairs=16, steps=(1, 2, 4)))
+    one = Contestant("x", pipe, {}, tmp_path / "evaluation", {})
+    data, rows = load_data(DataSpec("moons", limit=96)), np.arange(96)
+    assert straightened([one], (data, rows)) == {}
+    pipe.config = replace(pipe.config, objective=Regression())
+    assert straightened([one], (data, rows)).keys() == {"x"}
+
+
+def test_the_times_of_another_path_are_those_of_the_models_own() -> None:
+    """The cosine path has as much noise as the linear one at other times."""
+    learned, steps = SoFlow(steps=(1, 2, 4)), Sampling(method=Jumps(), steps=4)
+    assert steps.unlearned(learned, Linear()) is None
+    along = VP(CosineSchedule())
+    assert steps.changed(path=along).unlearned(learned, Linear()) is not None
+    times = same_noise(along, Linear(), torch.tensor([1.0, 0.75, 0.5, 0.25], dtype=torch.float64))
+    listed = steps.changed(path=along, steps=[*times.tolist(), 0.0])
+    assert listed.unlearned(learned, Linear()) is None
+
+
+@pytest.mark.parametrize("k", [1, 4, 32])
+def test_visited_times_are_known_exactly(k: int) -> None:
+    times = torch.arange(1, k + 1, dtype=torch.float64) / k
+    assert Visited((k,)).never(times) is None
+    assert Visited((k,)).never(times.clamp(max=1 - 1e-4)) is None  # where a path ends just below 1
+    for off in (0.2 / k, -0.2 / k):
+        assert Visited((k,)).never((times + off)[: k - 1 or 1].clamp(max=0.95)) is not None
+
+
+def test_all_mistakes_are_told_beside_times_that_are_none() -> None:
+    with pytest.raises(ValueError, match=r"begins at t = 0\.5(.|\n)*sampler\.guidance = 2"):
+        Recipe(
+            DataSpec("x"),
+            sampler=Sampling(Euler(), steps=1, grid=Listed((0.5, 0.0)), guidance=2.0),
+            train=Train(label_dropout=0.0),
+        )
+
+
+def test_an_objective_of_another_version_hinders_no_model(tmp_path: Path) -> None:
+    """It answers nothing: the model is drawn, and nothing is known of how it learned."""
+    pipe = taught(tmp_path, SoFlow())
+    folder = save_model(pipe.config, pipe.model.net.state_dict(), tmp_path / "other")
+    text = (folder / "config.json").read_text()
+    assert '"gap"' in text
+    assert _config(text.replace('"gap"', '"chasm"'), folder, False) == replace(pipe.config, objective=None)
 
 
 def test_an_objective_of_ones_own_stays_out_of_the_models_config(tmp_path: Path) -> None:

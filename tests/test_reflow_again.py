@@ -205,7 +205,7 @@ def test_a_model_that_jumps_to_the_data_alone_is_followed_along_its_flow(
         recipe = student(tmp_path / "run", method)
         recipe = replace(recipe, train=replace(recipe.train, minutes=None, steps=1))
         list(train(recipe, tmp_path / method.kind))
-        taught = student(tmp_path / method.kind, Reflow(pairs=8)).teacher
+        taught = student(tmp_path / method.kind, SoFlow(), pairs=8).teacher
         assert taught is not None
         assert taught.sampler is not None
         assert (taught.sampler.method, taught.sampler.steps) == followed

@@ -128,7 +128,7 @@ def steps_for(pipe: Pipeline, own: Sampling, calls: int) -> int:
     low, high = 0, calls + 1
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if _calls_of(pipe, own.changed(steps=middle)) <= calls else (low, middle)
+        low, high = (middle, high) if pipe.config.calls(own.changed(steps=middle)) <= calls else (low, middle)
     return low
 
 
@@ -271,7 +271,7 @@ def _way(pipe: Pipeline, row: str, own: Sampling, count: int | None, by: str) ->
     """A way that was tried. Raises ValueError where it does not fit."""
     if count is not None and by == "calls":
         if (steps := steps_for(pipe, own, count)) == 0:
-            least = _calls_of(pipe, own.changed(steps=1))
+            least = pipe.config.calls(own.changed(steps=1))
             raise ValueError(f"{in_text(own.method)} makes {least} calls in a single step, more than {count}.")
         own = own.changed(steps=steps)
     elif count is not None:
@@ -284,13 +284,7 @@ def _has_own_steps(pipe: Pipeline, own: Sampling) -> bool:
     """Whether the number of steps is nothing that one can ask for."""
     if isinstance(own.grid, Listed):
         return True
-    return _calls_of(pipe, own.changed(steps=1)) == _calls_of(pipe, own.changed(steps=2))
-
-
-def _calls_of(pipe: Pipeline, own: Sampling) -> int:
-    """How often the sampler asks: `Sampling.rehearse`."""
-    model = pipe.model
-    return own.rehearse(model.path, model.target, learned_variance=model.learned_variance)
+    return pipe.config.calls(own.changed(steps=1)) == pipe.config.calls(own.changed(steps=2))
 
 
 def _noted(mistakes: list[str], what: Callable[..., Any], *args: Any, **settings: Any) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path as File
 from typing import Any, NamedTuple
@@ -25,7 +26,7 @@ from inkwash.nets import AnyNet
 from inkwash.objectives import AnyObjective
 from inkwash.paths import AnyPath
 from inkwash.sampling import Sampling
-from inkwash.targets import AnyTarget, check
+from inkwash.targets import AnyTarget
 from inkwash.types import Component, Given
 
 FORMAT = 1
@@ -99,20 +100,20 @@ class Config(Component):
         ways = {"prompt": self.conditions.text, "vector": self.conditions.vector, "image": self.conditions.image}
         return tuple(name for name, way in ways.items() if way and not way.dropout)
 
-    def rehearse(self, own: Sampling) -> int:
-        """How often it is asked when drawn with these settings. Raises ValueError where it cannot be: `refuse`."""
-        self.refuse(own)
+    def calls(self, own: Sampling) -> int:
+        """How often it would be asked when drawn with these settings: `Sampling.rehearse`."""
         return own.rehearse(self.path, self.target, learned_variance=self.learned_variance)
 
     def refuse(self, own: Sampling, times: Tensor | None = None) -> None:
-        """Raise ValueError where settings ask it for what it never learned.
-
-        times: those to visit, [N + 1, 1], where an edit makes them others.
-        """
-        times = own.times(self.path) if times is None else times
-        check(self.path, self.target, own.asked(self.path, times[:-1]))
+        """Raise ValueError where these settings ask it for what it never learned (`Sampling.unlearned`)."""
         if (why := own.unlearned(self.objective, self.path, times)) is not None:
             raise ValueError(why)
+
+    def rehearse(self, own: Sampling) -> int:
+        """`calls`, once it is known that nothing asked for was never learned. Raises ValueError as both do."""
+        calls = self.calls(own)
+        self.refuse(own)
+        return calls
 
     def build(self) -> Model:
         """The model with freshly initialised weights."""
@@ -221,6 +222,10 @@ def _config(text: str, folder: File, trust: bool) -> Config:
             f"It was written by inkwash {table.get('inkwash', 'unknown')}: use that one, or train again."
         )
     table.pop("inkwash", None)
+    objective = None
+    with suppress(ValueError):  # of another version: it answers nothing, and then nothing is known of it
+        objective = from_table(AnyObjective, table.get("objective"))
+    table["objective"] = objective
     config: Config = from_table(Config, table, trust=trust)
     return config
 

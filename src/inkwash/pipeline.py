@@ -142,7 +142,9 @@ class Pipeline:
         refuse_pictures(edit, self.config.codec.pictured(shape), shape)
         times = edit.times(own.times(self.model.path, edit.time))
         falls = float(-times[:, 0].diff().clamp(max=0).sum())  # a grid may go up as well
-        self.config.refuse(own, times)
+        check(self.model.path, self.model.target, own.asked(self.model.path, times[:-1]))
+        if edit.time == 1:  # an edit begins at any time, between those learned
+            self.config.refuse(own)
         # Batches start at multiples of the chunk, so that a picture also keeps its place in its chunk: what comes
         # before the first is drawn with it and dropped.
         block = -(-batch_size // self.chunk) * self.chunk
@@ -221,6 +223,7 @@ class Pipeline:
         grown = own.times(trained, time).flatten().flip(0)
         times = torch.cat([grown.new_tensor([first]), grown[grown > first * (1 + 1e-9)]])
         check(trained, self.model.target, own.asked(trained, times))
+        self.config.refuse(own, times[:, None])
         rows = torch.arange(n)
         shown = asked.rows(rows, self.config, self.codec, tuple(x0.shape[1:]), Philox(seed, rows), self.device)
         x0 = x0.to(self.device)

@@ -17,7 +17,7 @@ from inkwash.guidance import AnyRule, Cfg, Guided, Rule, check_interval, highest
 from inkwash.kinds import from_text, in_text
 from inkwash.noise import Philox
 from inkwash.paths import AnyPath, ratio
-from inkwash.samplers import Ancestral, AnySampler, Ddim, Heun, Jumps
+from inkwash.samplers import Ancestral, AnySampler, Ddim, Heun
 from inkwash.targets import check
 from inkwash.types import Component, Condition, Denoised, Denoiser, Path, Query, Sampler, Target
 
@@ -29,6 +29,8 @@ EVERYWHERE = (0.0, math.inf)
 
 ALL_NOISE = 5.0
 """The least noise-to-signal ratio at which noise alone may stand for noised data, where a list of times begins."""
+
+_TOWARDS_NOISE = "the model knows no jumps towards noise. Use heun, which asks for velocities"
 
 
 @dataclass(frozen=True)
@@ -155,21 +157,22 @@ class Sampling(Component):
     def unlearned(self, objective: Any, trained: Path, times: Tensor | None = None) -> str | None:
         """Why it asks a model for what the objective that trained it leaves out, so that answers would be anything.
 
-        objective: of a model on the path `trained`; times: those to visit, [N + 1, 1], where an edit makes them others.
-        None: it does not; nor is it known of an objective of a user's own, unless that has such a method.
+        objective: of a model on the path `trained`; times: those visited, [N + 1, 1], where they are not the grid's.
+        None: it does not; nor is it known of an objective of a user's own, unless that has such a method. Of a sampler
+        that chooses its own times the grid's are asked about.
         """
         says = getattr(objective, "unlearned", None)
         if says is None:
             return None
         times = self.times(trained) if times is None else times
         t = s = self.asked(trained, times[:-1])
-        if isinstance(self.method, Jumps):
-            s = self.method.ends(self.path or trained, times)
-        down = times[1:] < times[:-1]  # upwards is noise that an edit adds
-        why = says(t[down], s[down])
+        if (ends := getattr(self.method, "ends", None)) is not None:  # it jumps
+            s = self.asked(trained, ends(self.path or trained, times))
+        up = bool((s > t).any())
+        why = _TOWARDS_NOISE if up else says(t.flatten(), s.flatten())
         if why is None:
             return None
-        return f"{in_text(self.method)} in {len(times) - 1} steps asks for what training left out: {why}."
+        return f"{in_text(self.method)} in {self.steps} steps asks for what is never learned: {why}."
 
     def rehearse(self, trained: Path, target: Target, *, learned_variance: bool = False) -> int:
         """How often the sampler asks, found by answering it without a network, for a model of this path and target.

@@ -154,10 +154,11 @@ class Visited(Density):
 
     def never(self, t: Tensor) -> str | None:
         """All but the times that it visits, up to what a path's end may lack of 1."""
-        if bool(((t[:, None] - self._times()).abs().amin(1) < 1e-2).all()):
+        visited = (t[:, None] - self._times()).abs().amin(1) < 1e-6
+        if bool((visited | (t > 0.999)).all()):
             return None
         counts = " or ".join(map(str, self.steps))
-        return f"it learned the times that {counts} even steps visit alone. Use one of these numbers of steps"
+        return f"the model knows the times that {counts} even steps visit alone. Use one of these numbers of steps"
 
     def _times(self) -> Tensor:
         """Each i/k, those of the first k first."""

@@ -19,6 +19,7 @@ from inkwash.evaluation import evaluate
 from inkwash.evaluation.record import append_lines, read_lines
 from inkwash.evaluation.sweep import SWEEP, Point, Watch, sweep
 from inkwash.features import tensors_hash
+from inkwash.grids import Listed
 from inkwash.kinds import in_text
 from inkwash.modelfolder import model_hash
 from inkwash.pipeline import Pipeline
@@ -79,8 +80,10 @@ def in_calls(pipe: Pipeline, samplers: Sequence[str]) -> dict[str, list[int]]:
 
 
 def in_steps(pipe: Pipeline) -> dict[str, list[int]]:
-    """Of `STUDENT_STEPS`, those in which a student has learned to be drawn by its own sampler."""
+    """Of `STUDENT_STEPS`, those in which a student has learned to be drawn by its own sampler; of a list, its own."""
     config, own = pipe.config, pipe.config.sampling
+    if isinstance(own.grid, Listed):
+        return {in_text(own.method): [own.steps]}
     steps = [n for n in STUDENT_STEPS if replace(own, steps=n).unlearned(config.objective, config.path) is None]
     return {in_text(own.method): steps or [own.steps]}
 
@@ -138,11 +141,14 @@ def straightened(
     """How straight each model's flow is, by its name (`straightness`): of a model of two times, of u(x, t, t).
 
     Each is guided as it is drawn; all go from the same noise, asked for what the same `examples` show: data, and which
-    of its rows. Kept in the model's folder, and not measured again.
+    of its rows. Kept in the model's folder, and not measured again. Models that learned a flow's values at a few times
+    alone have none, and are left out.
     """
     found = {}
     for one in models:
         pipe = one.pipe
+        if Sampling(steps=HEUN_STEPS).unlearned(pipe.config.objective, pipe.config.path) is not None:
+            continue
         told = Asked.told(pipe.config, pipe.codec, examples, TRAJECTORIES, pipe.device)
         shown = {name: value for name, value in vars(told.cond).items() if value is not None}
         usual = pipe.config.sampling  # only its guidance says where a flow leads; steps and samplers follow it

@@ -91,6 +91,14 @@ def student(
     whole = str(folder.absolute())
     teacher = whole if step is None else f"{whole}@{step}"
     taught, scale = _guidance(config, guidance, folder)
+    if isinstance(method, Reflow) and config.jumps:
+        raise ValueError(
+            f"{folder} is a network of two times, and reflow trains one of one, which cannot begin with its weights. "
+            "Use reflow on its teacher, or --pairs with another method."
+        )
+    flow = Sampling(method=Heun(), steps=FOLLOWED)
+    if not config.jumps and (why := flow.unlearned(config.objective, config.path)) is not None:
+        raise ValueError(f"{folder} has no flow to learn from, as {why} Use the run that it was distilled from.")
     target, inputs = _carried(config)
     drawn = method.pairs if isinstance(method, Reflow) else 0
     objective = method.objective if isinstance(method, Reflow) else method

@@ -143,7 +143,7 @@ def combinations(
         asked = {name: value for name, value in zip(AXES, chosen, strict=True) if value is not None}
         try:
             own = _settled(pipe, asked, weak)
-            found.setdefault(_key(own), (own, _calls(pipe, own)))
+            found.setdefault(_key(own), (own, pipe.config.rehearse(own)))
         except ValueError as error:
             refused[f"{', '.join(f'{k}={_text(v)}' for k, v in asked.items())}: {error}"] = None
     return list(found.values()), list(refused)
@@ -338,12 +338,7 @@ def _settled(pipe: Pipeline, asked: Mapping[str, Any], weak: Pipeline | None = N
 
 def _own_steps(pipe: Pipeline, own: Sampling) -> bool:
     """Whether the sampler asks as often whatever number of steps it is given: then it chooses them itself."""
-    return _calls(pipe, own.changed(steps=3)) == _calls(pipe, own.changed(steps=6))
-
-
-def _calls(pipe: Pipeline, own: Sampling) -> int:
-    model = pipe.model
-    return own.rehearse(model.path, model.target, learned_variance=model.learned_variance)
+    return pipe.config.calls(own.changed(steps=3)) == pipe.config.calls(own.changed(steps=6))
 
 
 def _part(watch: Watch | None, which: str) -> Watch | None:

@@ -87,12 +87,12 @@ class SoFlow(_Closing):
         return t, _end(t, k)
 
     def unlearned(self, t: Tensor, s: Tensor) -> str | None:
-        """Of `steps`, all but the way to the end of a step of one of them."""
+        """Of `steps`, all jumps but those to the end of a step of one of them."""
         ends = [(_end(t - 1e-9, torch.tensor(float(k))) - s).abs() < 1e-6 for k in self.steps]
         if not ends or bool(torch.stack([*ends, s == t]).any(0).all()):
             return None
         counts = " or ".join(map(str, self.steps))
-        return f"soflow learned the jumps of {counts} even steps alone. Use one of these numbers of steps"
+        return f"the model knows the jumps of {counts} even steps alone. Use one of these numbers of steps"
 
 
 def _end(t: Tensor, k: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ class Consistency(_Closing):
         """All but those to the data."""
         if bool(((s == 0) | (s == t)).all()):
             return None
-        return "consistency learned the jumps to the data alone. Use jumps(renoise=1.0), or one step"
+        return "the model knows the jumps to the data alone. Use jumps(renoise=1.0), or one step"
 
 
 @dataclass(frozen=True)
@@ -161,10 +161,12 @@ class Shortcut(FlowMap):
     def unlearned(self, t: Tensor, s: Tensor) -> str | None:
         """All but those whose size is 1 or a half, a quarter, .. of it, from a multiple of their size."""
         t, size = t[s < t], (t - s)[s < t]
-        levels = -size.log2()
-        if bool(((levels - levels.round()).abs() + (t / size - (t / size).round()).abs() < 1e-6).all()):
+        levels, place = -size.log2(), t / size
+        odd = (levels - levels.round()).abs() + (place - place.round()).abs() > 1e-6
+        if not bool((odd | (size < 2 / self.finest - 1e-6)).any()):
             return None
-        return "shortcut learned halves of halves of the whole. Use a power of two steps, on the even grid"
+        most = self.finest // 2
+        return f"the model knows halves of halves of the whole alone. Use a power of two, up to {most}, of even steps"
 
     def goal(self, model: Model, jump: Jump, progress: float) -> Tensor:
         """The mean of the two halves."""

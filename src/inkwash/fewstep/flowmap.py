@@ -79,7 +79,7 @@ class FlowMap(Component, ABC):
     def unlearned(self, t: Tensor, s: Tensor) -> str | None:
         """Why a jump from t to s <= t, [N] each, is not among what it trains, and what to use; None: all are.
 
-        s = t is the velocity, which all of them learn.
+        s = t is the velocity, which all of them learn with `same` above 0.
         """
         return None
 

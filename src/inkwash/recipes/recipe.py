@@ -211,6 +211,8 @@ class Recipe(Component):
             yield str(error)
         else:
             yield from self._coupled()
+            if (why := self.sampler.unlearned(self.objective, self.path)) is not None:
+                yield why
         if self.jumps and not isinstance(self.path, Linear):
             yield f"{self.objective} learns mean velocities, steps on the linear path alone. Use path = linear."
         if isinstance(self.sampler.method, Jumps) and not self.jumps:
@@ -218,8 +220,6 @@ class Recipe(Component):
                 "sampler = jumps takes a model of two times, and this objective trains one of one. Use another "
                 'sampler, or [objective] kind = "soflow".'
             )
-        elif (why := self.sampler.unlearned(self.objective, self.path)) is not None:
-            yield why
         if self.teacher is not None and not self.teacher.pairs and not isinstance(self.objective, FlowMap):
             yield (
                 f"A teacher's velocities are learned by objectives of two times (soflow, consistency, shortcut, "

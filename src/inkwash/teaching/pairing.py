@@ -124,7 +124,7 @@ def rehearsed(pipe: Pipeline, data: Dataset, own: Sampling, n: int, *, told: ByG
 
 
 def drawn_in(found: Dataset) -> float | None:
-    """The seconds that drawing these pairs took, in all sessions and ranks; None where they were not written down."""
+    """The seconds that drawing these pairs took, in all sessions; None where they were not written down."""
     assert found.folder is not None
     about = json.loads((found.folder / "pairs.json").read_text(encoding="utf-8"))
     return float(about["seconds"]) if "seconds" in about else None
@@ -216,7 +216,7 @@ def _draw(
                 if progress is not None:
                     progress("Drawing pairs", min(told, n), n)
             out.flush()
-            _mark(staged, k).write_text(str(time.perf_counter() - began))
+            _mark(staged, k).write_text(str((time.perf_counter() - began) / ranks.world))
         ranks.barrier()
 
     if ranks.first:
@@ -253,7 +253,7 @@ def _drawn(
 
 
 def _mark(staged: File, shard: int) -> File:
-    """Says that a shard is drawn, and in how many seconds."""
+    """Says that a shard is drawn, and in how many seconds; of ranks that drew at once, in its share of them."""
     return staged / f"shard-{shard:06d}.done"
 
 

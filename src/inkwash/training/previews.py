@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from inkwash.asking import condition_of, with_conditions
 from inkwash.codec import Codec
 from inkwash.data import Dataset
+from inkwash.grids import Listed
 from inkwash.modelfolder import Config
 from inkwash.noise import Philox
 from inkwash.training.setup import Setup
@@ -23,6 +24,21 @@ if TYPE_CHECKING:
 
 SEED = 0
 """Of what a condition draws, such as where a picture is hidden: the same in every run."""
+
+PREVIEW_STEPS = 50
+"""At most so many sampler steps: DDPM's thousand would take longer than the training between two previews."""
+
+
+def few_steps(config: Config) -> int | None:
+    """In how many steps samples are drawn while somebody waits: `PREVIEW_STEPS`, or its own: fewer, or all it learned.
+
+    None: as a list of times says.
+    """
+    own = config.sampling
+    if isinstance(own.grid, Listed):
+        return None
+    few = replace(own, steps=min(own.steps, PREVIEW_STEPS))
+    return few.steps if few.unlearned(config.objective, config.path) is None else own.steps
 
 
 @dataclass(frozen=True)

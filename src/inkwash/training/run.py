@@ -15,13 +15,12 @@ import torch
 from inkwash import checkpoint
 from inkwash.checkpoint.atomic import flush, held
 from inkwash.conditions import Conditions
-from inkwash.grids import Listed
 from inkwash.kinds import to_table
 from inkwash.pictures import save_png
 from inkwash.pipeline import Pipeline
 from inkwash.recipes import LENGTHS, Recipe, RecipeError, read_recipe, write_recipe
 from inkwash.training import snapshots
-from inkwash.training.previews import Asked
+from inkwash.training.previews import Asked, few_steps
 from inkwash.training.setup import Setup
 from inkwash.training.state import State
 
@@ -33,9 +32,6 @@ FIXED = (
 
 PREVIEW = 64
 """Pictures in a forward pass while samples are drawn in training, where no single one is waited for."""
-
-PREVIEW_STEPS = 50
-"""At most so many sampler steps then: DDPM's thousand would take longer than the training between two previews."""
 
 
 @dataclass(frozen=True)
@@ -201,8 +197,7 @@ def preview(setup: Setup, state: State) -> tuple[Pipeline, int | None]:
     model = replace(setup.model, net=state.ema.net)
     chunk = PREVIEW if len(setup.config.shape) == 3 else None
     pipe = Pipeline(state.trained(setup), model, setup.device, chunk, setup.codec)
-    sampling = setup.recipe.sampler
-    return pipe, None if isinstance(sampling.grid, Listed) else min(sampling.steps, PREVIEW_STEPS)
+    return pipe, few_steps(setup.config)
 
 
 def resume_recipe(
