@@ -25,6 +25,7 @@ from inkwash.model import AnyInputs, Model
 from inkwash.nets import AnyNet
 from inkwash.objectives import AnyObjective
 from inkwash.paths import AnyPath
+from inkwash.samplers import Euler
 from inkwash.sampling import Sampling
 from inkwash.targets import AnyTarget
 from inkwash.types import Component, Given
@@ -99,6 +100,11 @@ class Config(Component):
         """The arguments of a call (prompt, vector, image) without which it draws nothing: what was never hidden."""
         ways = {"prompt": self.conditions.text, "vector": self.conditions.vector, "image": self.conditions.image}
         return tuple(name for name, way in ways.items() if way and not way.dropout)
+
+    @property
+    def flows(self) -> bool:
+        """Whether it learned the flow's velocity at all times, and not at those of a few steps alone."""
+        return Sampling(method=Euler(), steps=97).unlearned(self.objective, self.path) is None  # a prime: not theirs
 
     def calls(self, own: Sampling) -> int:
         """How often it would be asked when drawn with these settings: `Sampling.rehearse`."""

@@ -96,9 +96,11 @@ def student(
             f"{folder} is a network of two times, and reflow trains one of one, which cannot begin with its weights. "
             "Use reflow on its teacher, or --pairs with another method."
         )
-    flow = Sampling(method=Heun(), steps=FOLLOWED)
-    if not config.jumps and (why := flow.unlearned(config.objective, config.path)) is not None:
-        raise ValueError(f"{folder} has no flow to learn from, as {why} Use the run that it was distilled from.")
+    if not config.flows:
+        raise ValueError(
+            f"{folder} has no flow to learn from: {config.objective} is of a few times alone. Use the run that it was "
+            "distilled from."
+        )
     target, inputs = _carried(config)
     drawn = method.pairs if isinstance(method, Reflow) else 0
     objective = method.objective if isinstance(method, Reflow) else method

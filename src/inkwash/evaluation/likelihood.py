@@ -240,10 +240,10 @@ class _Examples:
         config = pipe.config
         if n < 1 or size < 1:
             raise ValueError(f"n and batch_size must be at least 1, not {n} and {size}.")
-        if config.conditions.guidance is not None:
+        if config.conditions.guidance is not None or not config.flows:
             raise ValueError(
-                "The likelihood is that of a model without guidance, and this student has learned its teacher's with "
-                "the pictures. Measure its teacher."
+                "The likelihood is that of a flow without guidance, at all its times, and this student has learned its "
+                "teacher's guidance with the pictures, or a few times alone. Measure its teacher."
             )
         pipe.codec.log_scale(config.shape)  # of latents there is none, and that is said now
         if data.shape != config.shape or (data.images.dtype == np.uint8) != isinstance(config.codec, Pixels):
