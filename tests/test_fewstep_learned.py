@@ -33,7 +33,7 @@ from inkwash.samplers import Euler, Jumps
 from inkwash.sampling import Sampling
 from inkwash.times import Density, Visited
 from inkwash.training import train
-from inkwash.training.previews import few_steps
+from inkwash.training.previews import preview_steps
 from inkwash.types import Batch, Condition, Denoised, Query
 
 
@@ -191,8 +191,8 @@ def test_previews_of_many_steps_are_drawn_in_those_learned(tmp_path: Path) -> No
     one = student(tmp_path / "run", SoFlow(), steps=[64])
     list(train(replace(one, train=replace(one.train, steps=1, minutes=None)), tmp_path / "student"))
     config = load(tmp_path / "student").config
-    assert few_steps(config) == 64
-    assert few_steps(replace(config, objective=None)) == 50
+    assert preview_steps(config) == 64
+    assert preview_steps(replace(config, objective=None)) == 50
 
 
 def test_a_teacher_needs_a_flow_and_reflow_a_network_of_one_time(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from inkwash import pictures
-from inkwash.grids import AnyGrid, Listed
+from inkwash.grids import AnyGrid
 from inkwash.guidance import AnyRule
 from inkwash.kinds import from_text, in_text
 from inkwash.pipeline import Pipeline
@@ -115,7 +115,7 @@ def ways(
         own = _noted(mistakes, settings, scale, sampler=sampler, grid=grid, rule=None if off else rule)
         if own is None:
             continue
-        if (alone := _noted(mistakes, _has_own_steps, pipe, own)) is not None:
+        if (alone := _noted(mistakes, pipe.config.own_steps, own)) is not None:
             tried = [_noted(mistakes, _way, pipe, row, own, n, by) for n in ([None] if alone else counts)]
             found += [way for way in tried if way is not None]
     if mistakes:
@@ -278,13 +278,6 @@ def _way(pipe: Pipeline, row: str, own: Sampling, count: int | None, by: str) ->
         own = own.changed(steps=count)
     pipe.config.rehearse(own)
     return Way(row, count, own)
-
-
-def _has_own_steps(pipe: Pipeline, own: Sampling) -> bool:
-    """Whether the number of steps is nothing that one can ask for."""
-    if isinstance(own.grid, Listed):
-        return True
-    return pipe.config.calls(own.changed(steps=1)) == pipe.config.calls(own.changed(steps=2))
 
 
 def _noted(mistakes: list[str], what: Callable[..., Any], *args: Any, **settings: Any) -> Any:

@@ -20,6 +20,7 @@ from inkwash._version import __version__
 from inkwash.codec import AnyCodec, Codec, LatentCodec, Latents
 from inkwash.conditions import Conditions
 from inkwash.features.weights import tensors_hash
+from inkwash.grids import Listed
 from inkwash.kinds import from_table, in_text, to_table
 from inkwash.model import AnyInputs, Model
 from inkwash.nets import AnyNet
@@ -104,15 +105,23 @@ class Config(Component):
     @property
     def flows(self) -> bool:
         """Whether it learned the flow's velocity at all times, and not at those of a few steps alone."""
-        return Sampling(method=Euler(), steps=97).unlearned(self.objective, self.path) is None  # a prime: not theirs
+        return self.unlearned(Sampling(method=Euler(), steps=97)) is None  # a prime: not theirs
 
     def calls(self, own: Sampling) -> int:
         """How often it would be asked when drawn with these settings: `Sampling.rehearse`."""
         return own.rehearse(self.path, self.target, learned_variance=self.learned_variance)
 
+    def own_steps(self, own: Sampling) -> bool:
+        """Whether the number of steps is nothing that one can ask for: a list, or the sampler, has its own."""
+        return isinstance(own.grid, Listed) or len({self.calls(own.changed(steps=n)) for n in (1, 2, 3, 6)}) == 1
+
+    def unlearned(self, own: Sampling, times: Tensor | None = None) -> str | None:
+        """Why these settings ask it for what it never learned: `Sampling.unlearned`; None: they do not."""
+        return own.unlearned(self.objective, self.path, times)
+
     def refuse(self, own: Sampling, times: Tensor | None = None) -> None:
-        """Raise ValueError where these settings ask it for what it never learned (`Sampling.unlearned`)."""
-        if (why := own.unlearned(self.objective, self.path, times)) is not None:
+        """Raise ValueError where these settings ask it for what it never learned: `unlearned`."""
+        if (why := self.unlearned(own, times)) is not None:
             raise ValueError(why)
 
     def rehearse(self, own: Sampling) -> int:

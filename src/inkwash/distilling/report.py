@@ -84,7 +84,7 @@ def in_steps(pipe: Pipeline) -> dict[str, list[int]]:
     config, own = pipe.config, pipe.config.sampling
     if isinstance(own.grid, Listed):
         return {in_text(own.method): [own.steps]}
-    steps = [n for n in STUDENT_STEPS if replace(own, steps=n).unlearned(config.objective, config.path) is None]
+    steps = [n for n in STUDENT_STEPS if config.unlearned(replace(own, steps=n)) is None]
     return {in_text(own.method): steps or [own.steps]}
 
 

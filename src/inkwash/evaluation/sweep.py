@@ -22,7 +22,7 @@ from inkwash.evaluation.card import evaluation_folder, measured_lines
 from inkwash.evaluation.likelihood import weights_hash
 from inkwash.evaluation.record import Record, append_lines, newest, read, read_lines
 from inkwash.features import Extractor, tensors_hash
-from inkwash.grids import AnyGrid, Listed
+from inkwash.grids import AnyGrid
 from inkwash.guidance import AnyRule
 from inkwash.kinds import from_table, from_text, in_text, split_texts, to_table
 from inkwash.modelfolder import find_model, load_own_codec, model_hash, read_config, save_model
@@ -331,14 +331,9 @@ def _settled(pipe: Pipeline, asked: Mapping[str, Any], weak: Pipeline | None = N
     """The model's settings with these, the number of steps where it means something."""
     guided = asked.get("guidance", pipe.config.sampling.guidance) != 1
     own = pipe.settings(weak=weak is not None and guided, **{k: v for k, v in asked.items() if k != "steps"})
-    if "steps" in asked and not (isinstance(own.grid, Listed) or _own_steps(pipe, own)):
+    if "steps" in asked and not pipe.config.own_steps(own):
         own = own.changed(steps=asked["steps"])
     return own
-
-
-def _own_steps(pipe: Pipeline, own: Sampling) -> bool:
-    """Whether the sampler asks as often whatever number of steps it is given: then it chooses them itself."""
-    return pipe.config.calls(own.changed(steps=3)) == pipe.config.calls(own.changed(steps=6))
 
 
 def _part(watch: Watch | None, which: str) -> Watch | None:

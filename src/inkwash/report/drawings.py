@@ -16,7 +16,7 @@ import torch
 from inkwash import gallery, pictures
 from inkwash.pipeline import Pipeline
 from inkwash.samples import Samples
-from inkwash.training.previews import Asked, few_steps
+from inkwash.training.previews import Asked, preview_steps
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -177,7 +177,7 @@ def draw(pipe: Pipeline, watch: Callable[[float], None] | None = None, asked: As
     across = min(6, max(2, round(math.sqrt(40 / len(classes))))) if by_class else 6 if max(shape) > 96 else 8
     n = POINTS if points else across**2 * len(classes) if by_class else 24 if across == 6 else 48
     own = pipe.config.sampling
-    steps = few_steps(pipe.config)
+    steps = preview_steps(pipe.config)
     trace = gallery.Trace(limit=3)
     if asked is None:
         samples = pipe(n, steps=steps, seed=0, watch=watch, trace=trace)

@@ -29,7 +29,7 @@ PREVIEW_STEPS = 50
 """At most so many sampler steps: DDPM's thousand would take longer than the training between two previews."""
 
 
-def few_steps(config: Config) -> int | None:
+def preview_steps(config: Config) -> int | None:
     """In how many steps samples are drawn while somebody waits: `PREVIEW_STEPS`, or its own: fewer, or all it learned.
 
     None: as a list of times says.
@@ -38,7 +38,7 @@ def few_steps(config: Config) -> int | None:
     if isinstance(own.grid, Listed):
         return None
     few = replace(own, steps=min(own.steps, PREVIEW_STEPS))
-    return few.steps if few.unlearned(config.objective, config.path) is None else own.steps
+    return few.steps if config.unlearned(few) is None else own.steps
 
 
 @dataclass(frozen=True)

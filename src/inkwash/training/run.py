@@ -20,7 +20,7 @@ from inkwash.pictures import save_png
 from inkwash.pipeline import Pipeline
 from inkwash.recipes import LENGTHS, Recipe, RecipeError, read_recipe, write_recipe
 from inkwash.training import snapshots
-from inkwash.training.previews import Asked, few_steps
+from inkwash.training.previews import Asked, preview_steps
 from inkwash.training.setup import Setup
 from inkwash.training.state import State
 
@@ -197,7 +197,7 @@ def preview(setup: Setup, state: State) -> tuple[Pipeline, int | None]:
     model = replace(setup.model, net=state.ema.net)
     chunk = PREVIEW if len(setup.config.shape) == 3 else None
     pipe = Pipeline(state.trained(setup), model, setup.device, chunk, setup.codec)
-    return pipe, few_steps(setup.config)
+    return pipe, preview_steps(setup.config)
 
 
 def resume_recipe(
